@@ -1,0 +1,1 @@
+//! Storage formats of weights: how numbers are laid out in blocks of bytes.

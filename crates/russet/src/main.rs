@@ -1,0 +1,2 @@
+//! The russet command.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Project tasks: `cargo xtask {check,setup,models,golden,bench,dist}`.
+fn main() {}
