@@ -1,2 +1,56 @@
-//! Project tasks: `cargo xtask {check,setup,models,golden,bench,dist}`.
-fn main() {}
+//! Project tasks, run as `cargo xtask TASK`. [`USAGE`] lists them.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
+
+mod check;
+mod darwin;
+mod golden;
+mod models;
+mod process;
+mod python;
+mod setup;
+mod tidy;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  check    everything: sets up what is needed, formats, lints, tests, cross build; skips are listed last
+  setup    installs what the tests need (idempotent)
+  models   downloads the real models that tests use into the user's cache directory
+  tidy     the rules of DESIGN.md that a program can check
+  golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let tasks: Vec<String> = std::env::args().skip(1).collect();
+    let [task] = tasks.as_slice() else { bail!("expected one task\n\n{USAGE}") };
+    match task.as_str() {
+        "check" => check::run(),
+        "setup" => report(&setup::run()?),
+        "models" => report(&models::run()?),
+        "tidy" => tidy::run(),
+        "golden" => golden::run(),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("no task is called {other:?}\n\n{USAGE}"),
+    }
+}
+
+/// As a task of its own, what `check` only lists as skipped is a failure.
+fn report(skips: &[String]) -> Result<()> {
+    if skips.is_empty() { Ok(()) } else { bail!("{}", skips.join("\n")) }
+}
