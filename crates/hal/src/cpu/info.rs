@@ -1,0 +1,115 @@
+//! What this processor is and can do.
+use crate::{Info, Kind, MatrixUnits};
+
+/// Describes the CPU; `threads` as the device was opened, or what it would use.
+#[must_use]
+pub fn info(threads: Option<usize>) -> Info {
+    let features = features();
+    let threads = threads.unwrap_or_else(default_threads);
+    let has = |name: &str| features.contains(&name);
+    let simd_width = if has("avx512f") {
+        16
+    } else if has("avx2") {
+        8
+    } else {
+        4
+    };
+    let dot4 = has("avx512vnni") || has("avxvnni") || has("dotprod");
+    let matrix_units = if has("i8mm") {
+        MatrixUnits::Tiles
+    } else if dot4 {
+        MatrixUnits::Dot4
+    } else {
+        MatrixUnits::None
+    };
+    Info {
+        name: name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        memory_bytes: memory_bytes().unwrap_or(0),
+        threads: u32::try_from(threads).unwrap_or(u32::MAX),
+        simd_width,
+        matrix_units,
+        features,
+        ..Info::new(Kind::Cpu)
+    }
+}
+
+/// Threads the operating system lets this process use: honours affinity masks and cgroup limits.
+#[must_use]
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> Vec<&'static str> {
+    macro_rules! found {
+        ($($name:tt),+) => { [$(($name, std::is_x86_feature_detected!($name))),+] };
+    }
+    let all = found!(
+        "sse4.2",
+        "f16c",
+        "fma",
+        "avx2",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512vbmi",
+        "avx512vnni",
+        "avx512bf16"
+    );
+    all.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
+}
+
+#[cfg(target_arch = "aarch64")]
+fn features() -> Vec<&'static str> {
+    macro_rules! found {
+        ($($name:tt),+) => { [$(($name, std::arch::is_aarch64_feature_detected!($name))),+] };
+    }
+    let all = found!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve");
+    all.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn features() -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// The model name that Linux reports. Elsewhere the architecture's name has to do.
+fn name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Memory of the machine or of the cgroup, whichever is less.
+fn memory_bytes() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let machine = field_kib(&meminfo, "MemTotal:")? * 1024;
+    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = cgroup.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
+    Some(machine.min(limit))
+}
+
+/// Memory that can be taken without swapping, in bytes. None where the system does not tell.
+#[must_use]
+pub fn memory_bytes_free() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    field_kib(&meminfo, "MemAvailable:").map(|kib| kib * 1024)
+}
+
+fn field_kib(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(field))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_fields_are_in_kibibytes() {
+        let text = "MemTotal:       24000 kB\nMemAvailable:     512 kB\n";
+        assert_eq!(field_kib(text, "MemAvailable:"), Some(512));
+        assert_eq!(field_kib(text, "SwapTotal:"), None);
+    }
+}

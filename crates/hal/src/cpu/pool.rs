@@ -1,0 +1,251 @@
+//! A persistent pool of threads for steps that last microseconds: spin, then park.
+//!
+//! The thread that calls [`Pool::run`] is thread 0 of the work, so that a step costs no hand-over to another thread.
+//! Between two pieces of a step, threads meet at a [`Barrier`], which only spins.
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, Thread};
+
+/// How often a worker looks for new work before it parks: about 100 us, longer than the gap between two decode steps.
+const SPINS_BEFORE_PARK: u32 = 20_000;
+/// How often a barrier looks before it yields its time slice, for machines with fewer free cores than threads.
+const SPINS_BEFORE_YIELD: u32 = 4_000;
+
+/// A pointer to the work of one `run`, valid until every worker has reported its end.
+#[derive(Clone, Copy)]
+struct Work(*const (dyn Fn(usize) + Sync));
+
+#[expect(unsafe_code, reason = "the pointer is read only while `run` keeps the closure alive")]
+// SAFETY: the closure is Sync and `run` does not return before all workers have finished with it.
+unsafe impl Send for Work {}
+
+struct Shared {
+    /// Counts the pieces of work handed out; a worker acts when it grows.
+    round: AtomicU64,
+    /// Workers that have not finished this round.
+    busy: AtomicU32,
+    stop: AtomicBool,
+    panicked: AtomicBool,
+    work: Mutex<Option<Work>>,
+}
+
+/// Threads that stay, see the module.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    unparks: Vec<(Thread, Arc<AtomicBool>)>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({} threads)", self.threads())
+    }
+}
+
+/// A kernel panicked on some thread.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+impl Pool {
+    /// `threads` counts the calling thread too.
+    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            round: AtomicU64::new(0),
+            busy: AtomicU32::new(0),
+            stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            work: Mutex::new(None),
+        });
+        let mut workers = Vec::new();
+        let mut unparks = Vec::new();
+        for index in 1..threads {
+            let parked = Arc::new(AtomicBool::new(false));
+            let (shared, flag) = (Arc::clone(&shared), Arc::clone(&parked));
+            let name = format!("russet-cpu-{index}");
+            let worker = std::thread::Builder::new()
+                .name(name)
+                .spawn(move || worker(index, &shared, &flag))?;
+            unparks.push((worker.thread().clone(), parked));
+            workers.push(worker);
+        }
+        Ok(Self { shared, workers, unparks })
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `work(thread)` once on every thread and returns when all have ended.
+    ///
+    /// One caller at a time: the device holds a lock around it.
+    pub(crate) fn run(&self, work: &(dyn Fn(usize) + Sync)) -> Result<(), Panicked> {
+        let count = u32::try_from(self.workers.len()).expect("few threads");
+        if count > 0 {
+            self.hand_out(work, count);
+        }
+        let ours = catch_unwind(AssertUnwindSafe(|| work(0)));
+        while self.shared.busy.load(Ordering::Acquire) > 0 {
+            spin(&mut 0);
+        }
+        let theirs = self.shared.panicked.swap(false, Ordering::Relaxed);
+        if ours.is_err() || theirs { Err(Panicked) } else { Ok(()) }
+    }
+
+    #[expect(unsafe_code, reason = "lengthens the life of a reference that `run` keeps alive")]
+    fn hand_out(&self, work: &(dyn Fn(usize) + Sync), count: u32) {
+        // SAFETY: only the lifetime changes. `run` waits for `busy` to reach 0 before it returns, and a worker does
+        // not touch the pointer after it has counted itself out of `busy`.
+        let work: *const (dyn Fn(usize) + Sync + 'static) = unsafe { std::mem::transmute(work) };
+        *self.shared.work.lock().expect("no panic holds this lock") = Some(Work(work));
+        self.shared.busy.store(count, Ordering::Relaxed);
+        // SeqCst pairs with the worker's: either it sees the new round, or we see that it is about to park.
+        self.shared.round.fetch_add(1, Ordering::SeqCst);
+        for (thread, parked) in &self.unparks {
+            if parked.load(Ordering::SeqCst) {
+                thread.unpark();
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.round.fetch_add(1, Ordering::SeqCst);
+        for (thread, _) in &self.unparks {
+            thread.unpark();
+        }
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its work, so join can only fail with nothing left to report.
+            drop(worker.join());
+        }
+    }
+}
+
+fn worker(index: usize, shared: &Shared, parked: &AtomicBool) {
+    let mut seen = 0;
+    loop {
+        seen = next_round(seen, shared, parked);
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let work = shared.work.lock().expect("no panic holds this lock").expect("a round has work");
+        #[expect(unsafe_code, reason = "calls the closure that `run` keeps alive")]
+        // SAFETY: see `hand_out`: the closure lives until this worker leaves `busy`.
+        let run = || unsafe { (*work.0)(index) };
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            shared.panicked.store(true, Ordering::Relaxed);
+        }
+        shared.busy.fetch_sub(1, Ordering::Release);
+    }
+}
+
+fn next_round(seen: u64, shared: &Shared, parked: &AtomicBool) -> u64 {
+    for _ in 0..SPINS_BEFORE_PARK {
+        let round = shared.round.load(Ordering::Acquire);
+        if round != seen {
+            return round;
+        }
+        std::hint::spin_loop();
+    }
+    parked.store(true, Ordering::SeqCst);
+    loop {
+        let round = shared.round.load(Ordering::SeqCst);
+        if round != seen {
+            parked.store(false, Ordering::SeqCst);
+            return round;
+        }
+        std::thread::park();
+    }
+}
+
+fn spin(count: &mut u32) {
+    *count += 1;
+    if *count > SPINS_BEFORE_YIELD {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
+
+/// Where the threads of one step meet. Central counter with a generation; it only spins.
+#[derive(Debug, Default)]
+pub(crate) struct Barrier {
+    arrived: AtomicU32,
+    generation: AtomicU32,
+}
+
+impl Barrier {
+    /// Returns when `threads` threads have called it. What they wrote before is visible after.
+    pub(crate) fn wait(&self, threads: usize) {
+        if threads == 1 {
+            return;
+        }
+        let generation = self.generation.load(Ordering::Relaxed);
+        let last = u32::try_from(threads - 1).expect("few threads");
+        if self.arrived.fetch_add(1, Ordering::AcqRel) == last {
+            self.arrived.store(0, Ordering::Relaxed);
+            self.generation.store(generation.wrapping_add(1), Ordering::Release);
+            return;
+        }
+        let mut spins = 0;
+        while self.generation.load(Ordering::Acquire) == generation {
+            spin(&mut spins);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_thread_runs_each_round_once() {
+        let pool = Pool::new(3).unwrap();
+        let counts: Vec<AtomicU32> = (0..3).map(|_| AtomicU32::new(0)).collect();
+        for _ in 0..1000 {
+            pool.run(&|thread| {
+                counts[thread].fetch_add(1, Ordering::Relaxed);
+            })
+            .unwrap();
+        }
+        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1000));
+    }
+
+    #[test]
+    fn a_barrier_makes_earlier_writes_visible() {
+        let pool = Pool::new(3).unwrap();
+        let barrier = Barrier::default();
+        let sum = AtomicU64::new(0);
+        pool.run(&|_| {
+            for round in 1..=200 {
+                sum.fetch_add(1, Ordering::Relaxed);
+                barrier.wait(3);
+                assert_eq!(sum.load(Ordering::Relaxed), 3 * round);
+                barrier.wait(3);
+            }
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_panic_is_reported_and_the_pool_lives_on() {
+        let pool = Pool::new(2).unwrap();
+        for thread in 0..2 {
+            let result = pool.run(&|t| assert!(t != thread, "on purpose"));
+            assert!(result.is_err());
+        }
+        assert!(pool.run(&|_| ()).is_ok());
+    }
+
+    #[test]
+    fn a_parked_worker_wakes_up() {
+        let pool = Pool::new(2).unwrap();
+        let parked = &pool.unparks[0].1;
+        while !parked.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        assert!(pool.run(&|_| ()).is_ok());
+    }
+}
