@@ -11,6 +11,9 @@ pub mod k;
 pub mod mxfp4;
 mod q32;
 
+#[cfg(test)]
+mod tests;
+
 /// How the weights of a tensor are stored.
 ///
 /// ```text
