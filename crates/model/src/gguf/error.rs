@@ -87,8 +87,8 @@ pub enum Fault {
     #[error("not a GGUF file: it begins with {}, not \"GGUF\"{}", found.escape_ascii(), magic_hint(*found))]
     Magic { found: [u8; 4] },
     #[error(
-        "the file ends at byte {length}, inside {field} at byte {offset}, which needs {needed} bytes: \
-         the download is incomplete, get the file again"
+        "{field} at byte {offset} needs {needed} bytes, past the end of the file at byte {length}: \
+         the download is incomplete or corrupt, get the file again"
     )]
     Truncated { field: String, offset: usize, needed: u64, length: usize },
     #[error(
@@ -130,6 +130,11 @@ pub enum Fault {
     OutOfRange { tensor: String, offset: u64, bytes: u64, available: u64 },
     #[error("tensors `{first}` and `{second}` overlap at byte {offset}")]
     Overlap { first: String, second: String, offset: u64 },
+    #[error(
+        "tensor `{tensor}` has a scale that is NaN or infinite in block {block}: the file is corrupt, \
+         get it again"
+    )]
+    Scale { tensor: String, block: usize },
 }
 
 fn magic_hint(found: [u8; 4]) -> &'static str {

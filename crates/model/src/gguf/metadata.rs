@@ -96,9 +96,9 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// Room for `count` strings of `bytes` together.
-    pub(super) fn with_capacity(count: usize, bytes: usize) -> Self {
-        Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(count) }
+    /// Room for the ends of `count` strings.
+    pub(super) fn with_capacity(count: usize) -> Self {
+        Self { text: String::new(), ends: Vec::with_capacity(count) }
     }
 
     pub fn push(&mut self, s: &str) {

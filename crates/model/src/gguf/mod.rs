@@ -62,7 +62,7 @@ pub struct Gguf {
 
 impl Gguf {
     /// Maps the file at `path` and checks its header: after this every tensor is known to lie
-    /// inside the file. Tensor data is not read; `Format::first_bad_block` checks it.
+    /// inside the file. Tensor data is not read: see [`Self::check_scales`].
     pub fn open(path: &Path) -> Result<Self, Error> {
         let place = Place::new(path);
         let mapping = map(path).map_err(|source| Error::Io { place: place.clone(), source })?;
@@ -109,6 +109,20 @@ impl Gguf {
             .zip(usize::try_from(tensor.bytes).ok())
             .and_then(|(start, bytes)| self.mapping.get(start..start.checked_add(bytes)?));
         range.unwrap_or_else(|| panic!("tensor `{}` is not of this file", tensor.name))
+    }
+
+    /// Reads all of `tensor` and refuses NaN or infinite scales.
+    ///
+    /// # Panics
+    /// As [`Self::bytes`].
+    pub fn check_scales(&self, tensor: &TensorInfo) -> Result<(), Error> {
+        match tensor.format.first_bad_block(self.bytes(tensor)) {
+            None => Ok(()),
+            Some(block) => {
+                Err(Error::from(Fault::Scale { tensor: tensor.name.clone(), block })
+                    .at(&self.place))
+            }
+        }
     }
 
     /// The whole file.

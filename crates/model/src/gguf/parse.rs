@@ -187,15 +187,14 @@ impl<'a> Reader<'a> {
         self.bytes.len() - self.at
     }
 
-    fn truncated(&self, field: Field<'_>, needed: u64) -> Error {
-        Fault::Truncated { field: field(), offset: self.at, needed, length: self.bytes.len() }
-            .into()
+    fn truncated(&self, field: Field<'_>, offset: usize, needed: u64) -> Error {
+        Fault::Truncated { field: field(), offset, needed, length: self.bytes.len() }.into()
     }
 
     fn take(&mut self, count: usize, field: Field<'_>) -> Result<&'a [u8], Error> {
         let rest = &self.bytes[self.at..];
         let Some(taken) = rest.get(..count) else {
-            return Err(self.truncated(field, to_u64(count)));
+            return Err(self.truncated(field, self.at, to_u64(count)));
         };
         self.at += count;
         Ok(taken)
@@ -207,7 +206,7 @@ impl<'a> Reader<'a> {
                 self.at += N;
                 Ok(*taken)
             }
-            None => Err(self.truncated(field, to_u64(N))),
+            None => Err(self.truncated(field, self.at, to_u64(N))),
         }
     }
 
@@ -246,7 +245,7 @@ impl<'a> Reader<'a> {
         let needed = found.saturating_mul(to_u64(bytes_each));
         match usize::try_from(found) {
             Ok(count) if needed <= to_u64(self.remaining()) => Ok(count),
-            _ => Err(self.truncated(field, needed)),
+            _ => Err(self.truncated(field, offset, needed)),
         }
     }
 
@@ -337,7 +336,7 @@ impl<'a> Reader<'a> {
 
     fn strings(&mut self, field: Field<'_>) -> Result<Strings, Error> {
         let count = self.element_count(8, field)?;
-        let mut strings = Strings::with_capacity(count, 0);
+        let mut strings = Strings::with_capacity(count);
         for index in 0..count {
             let element = || format!("element {index} of {}", field());
             strings.push(self.string(limits::STRING_BYTES, &element)?);
