@@ -4,15 +4,19 @@ Writes fixtures/formats/NAME.bin: N blocks as stored, then their N * block_eleme
 little-endian f32, so that N is the file's length over the bytes of one block and its weights. Scales
 run through the edges of f16 (subnormal, zero, minus zero, negative, largest), codes through all
 zeros, all ones and random bits.
+
+Also writes the tiny files that the GGUF fuzz target starts from, fuzz/seeds/gguf/*.gguf.
 """
 
 from pathlib import Path
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type, GGUFValueType, GGUFWriter
 from gguf.quants import dequantize
 
-OUT = Path(__file__).resolve().parents[2] / "fixtures" / "formats"
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "fixtures" / "formats"
+SEEDS = ROOT / "fuzz" / "seeds" / "gguf"
 
 # Where the f16 scales and offsets lie in a block.
 F16_AT = {
@@ -68,8 +72,54 @@ def scaled_blocks(kind, rng):
     return blocks
 
 
+def write_seed(name, fill):
+    SEEDS.mkdir(parents=True, exist_ok=True)
+    writer = GGUFWriter(SEEDS / f"{name}.gguf", "llama")
+    fill(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def every_value(writer):
+    for kind in GGUFValueType:
+        if kind not in (GGUFValueType.ARRAY, GGUFValueType.STRING, GGUFValueType.BOOL):
+            writer.add_key_value(f"k.{kind.name}", 7, kind)
+    writer.add_bool("k.bool", True)
+    writer.add_array("k.nested", [[1, 2], [3]])
+    writer.add_uint16("split.count", 1)
+
+
+def vocabulary(writer):
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<s>", "a", "\u00e9", ""])
+    writer.add_token_scores([0.0, -1.0, -2.5, -1000.0])
+    writer.add_token_types([3, 1, 1, 6])
+
+
+def aligned_tensors(writer):
+    writer.add_custom_alignment(8)
+    writer.add_tensor("a", np.arange(3, dtype=np.float32))
+    writer.add_tensor("b", np.zeros((2, 18), np.uint8), raw_dtype=Type.Q4_0)
+
+
+def seeds(blocks_of):
+    write_seed("values", every_value)
+    write_seed("vocabulary", vocabulary)
+    write_seed("tensors", aligned_tensors)
+
+    def formats(writer):
+        for kind, blocks in blocks_of.items():
+            if kind in F16_AT:
+                writer.add_tensor(kind.name, blocks[2:3], raw_dtype=kind)
+
+    write_seed("formats", formats)
+
+
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
+    blocks_of = {}
     for kind in [Type.F32, Type.F16, Type.BF16, *F16_AT, Type.MXFP4]:
         rng = np.random.default_rng(kind.value)
         if kind in (Type.F32, Type.F16, Type.BF16):
@@ -79,6 +129,8 @@ def main():
         weights = np.ascontiguousarray(dequantize(blocks, kind), dtype="<f4")
         assert np.isfinite(weights).all(), kind
         (OUT / f"{kind.name}.bin").write_bytes(blocks.tobytes() + weights.tobytes())
+        blocks_of[kind] = blocks
+    seeds(blocks_of)
 
 
 if __name__ == "__main__":

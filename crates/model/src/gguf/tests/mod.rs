@@ -162,6 +162,37 @@ fn a_header_alone_is_sound() {
     assert!(header.tensors.is_empty() && header.metadata.is_empty());
 }
 
+/// The fuzz seeds, which `xtask/golden/formats.py` writes with the `gguf` package.
+#[test]
+fn reads_what_the_gguf_package_writes() {
+    let seed = |name: &str| {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/gguf");
+        let bytes = std::fs::read(format!("{root}/{name}.gguf")).expect("a seed");
+        (parse(&bytes).expect(name), bytes)
+    };
+    let (values, _) = seed("values");
+    for key in ["UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64"] {
+        assert_eq!(values.metadata.u32(&format!("k.{key}")).unwrap(), 7);
+    }
+    assert_eq!(values.metadata.f32("k.FLOAT32").unwrap(), 7.0);
+    assert_eq!(values.metadata.f32("k.FLOAT64").unwrap(), 7.0);
+    let nested = Array::Arrays(vec![Array::I32(vec![1, 2]), Array::I32(vec![3])]);
+    assert_eq!(values.metadata.get("k.nested"), Some(&Value::Array(nested)));
+    let (vocabulary, _) = seed("vocabulary");
+    let tokens = vocabulary.metadata.strings("tokenizer.ggml.tokens").unwrap();
+    assert_eq!(tokens.iter().collect::<Vec<_>>(), ["<s>", "a", "é", ""]);
+    let scores = vocabulary.metadata.f32s("tokenizer.ggml.scores").unwrap();
+    assert_eq!(scores, [0.0, -1.0, -2.5, -1000.0]);
+    let (tensors, bytes) = seed("tensors");
+    let [a, b] = tensors.tensors.as_slice() else { panic!("two tensors") };
+    assert_eq!((a.shape.as_slice(), b.shape.as_slice()), (&[3][..], &[32, 2][..]));
+    let at = usize::try_from(a.offset).unwrap();
+    assert_eq!(bytes[at..at + 12], [0, 0, 0, 0, 0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]);
+    let (formats, _) = seed("formats");
+    assert!(formats.tensors.iter().all(|t| t.name == t.format.name()), "named by their type");
+    assert_eq!(formats.tensors.len(), 12);
+}
+
 proptest! {
     /// Whatever happens to the bytes, the parser answers, and tensors of a file it accepts lie inside.
     #[test]
