@@ -1,0 +1,23 @@
+//! `add`: `x += y`, row by row.
+mod cpu;
+
+use crate::record::{Recorder, Spread, Tensor, read, write};
+
+/// Spans: counts, y, x (updated).
+pub static ADD: hal::Program = hal::Program { name: "add", host: cpu::add };
+
+hal::args! {
+    /// Arguments of [`ADD`].
+    pub struct Args {
+        pub columns: u32,
+        pub count_index: u32,
+    }
+}
+
+pub(crate) fn record(to: &mut Recorder<'_>, x: &Tensor, y: &Tensor) {
+    assert_eq!((x.columns, x.rows_of), (y.columns, y.rows_of), "only equal shapes are added");
+    let args = Args { columns: x.columns, count_index: x.rows_of.count_index() };
+    let operands = [to.counts(), read(y.room.place()), write(x.room.place())];
+    let spread = Spread { groups: to.capacity(x.rows_of), ..Spread::default() };
+    to.launch(&ADD, &operands, spread, |image| args.write_to(image));
+}

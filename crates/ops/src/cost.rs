@@ -1,0 +1,123 @@
+//! The reader that counts: what a step moves and computes, from which rooflines and memory plans come.
+use crate::{Activation, Attention, Linear, Norm, Ops, Rope, Weight};
+
+/// Bytes and operations of one step with `tokens` tokens, `rows` rows of logits, after `context` earlier tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    pub tokens: u64,
+    pub rows: u64,
+    pub context: u64,
+    /// Weights read once, whatever the number of tokens.
+    pub weight_bytes: u64,
+    /// KV cache read and written, in F16.
+    pub kv_bytes: u64,
+    /// Multiplications and additions of matrix products and attention.
+    pub flops: u64,
+    /// Those of `flops` that are products with quantized weights.
+    pub integer_flops: u64,
+}
+
+/// A tensor's shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    rows: u64,
+    columns: u64,
+}
+
+impl Cost {
+    #[must_use]
+    pub fn new(tokens: u64, rows: u64, context: u64) -> Self {
+        Self { tokens, rows, context, ..Self::default() }
+    }
+
+    fn read(&mut self, weight: Option<&Weight>) {
+        self.weight_bytes += weight.map_or(0, Weight::bytes);
+    }
+
+    /// Tokens that each token of the step sees, summed over the step.
+    fn seen(&self, attention: &Attention) -> u64 {
+        let window = u64::from(attention.window.unwrap_or(u32::MAX));
+        (0..self.tokens).map(|t| (self.context + t + 1).min(window)).sum()
+    }
+}
+
+impl Ops for Cost {
+    type Tensor = Shape;
+
+    fn embed(&mut self, table: &Weight, _: f32) -> Shape {
+        self.weight_bytes += self.tokens * table.row_bytes();
+        Shape { rows: self.tokens, columns: u64::from(table.columns) }
+    }
+    fn add_positions(&mut self, x: Shape, table: &Weight) -> Shape {
+        self.weight_bytes += self.tokens * table.row_bytes();
+        x
+    }
+    fn norm(&mut self, x: &Shape, norm: &Norm) -> Shape {
+        self.read(Some(&norm.weight));
+        self.read(norm.bias.as_ref());
+        *x
+    }
+    fn linear(&mut self, x: &Shape, linear: &Linear) -> Shape {
+        self.read(Some(&linear.weight));
+        self.read(linear.bias.as_ref());
+        let flops = 2 * x.rows * x.columns * u64::from(linear.weight.rows);
+        self.flops += flops;
+        if linear.weight.format.block_elements() > 1 {
+            self.integer_flops += flops;
+        }
+        Shape { rows: x.rows, columns: u64::from(linear.weight.rows) }
+    }
+    fn add(&mut self, x: Shape, _: &Shape) -> Shape {
+        x
+    }
+    fn activate(&mut self, gate: Shape, _: Option<&Shape>, _: Activation) -> Shape {
+        gate
+    }
+    fn rope(&mut self, x: Shape, rope: &Rope, _: u32) -> Shape {
+        self.read(Some(&rope.frequencies));
+        x
+    }
+    fn write_kv(&mut self, k: &Shape, v: &Shape, _: &Attention) {
+        self.kv_bytes += 2 * (k.rows * k.columns + v.rows * v.columns);
+    }
+    fn attend(&mut self, q: &Shape, attention: &Attention) -> Shape {
+        // Each position is read once per step, however many tokens look at it.
+        let window = u64::from(attention.window.unwrap_or(u32::MAX)) + self.tokens - 1;
+        let read = (self.context + self.tokens).min(window);
+        self.kv_bytes += 2 * read * 2 * u64::from(attention.kv_heads * attention.head_dim);
+        self.flops += 4 * self.seen(attention) * q.columns;
+        *q
+    }
+    fn gather(&mut self, x: &Shape) -> Shape {
+        Shape { rows: self.rows, columns: x.columns }
+    }
+    fn softcap(&mut self, x: Shape, _: f32) -> Shape {
+        x
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Format;
+
+    #[test]
+    fn a_product_and_attention_cost_what_arithmetic_says() {
+        let mut cost = Cost::new(1, 1, 99);
+        let weight =
+            Weight { tensor: 0, format: Format::Q4_0, first_row: 0, rows: 10, columns: 64 };
+        let x = Shape { rows: 1, columns: 64 };
+        cost.linear(&x, &Linear { weight, bias: None });
+        // 10 rows of two blocks of 18 bytes; 10 * 64 multiplications and as many additions.
+        assert_eq!((cost.weight_bytes, cost.flops, cost.integer_flops), (360, 1280, 1280));
+        let attention =
+            Attention { layer: 0, heads: 4, kv_heads: 2, head_dim: 16, scale: 1.0, window: None };
+        cost.attend(&x, &attention);
+        // 100 positions, K and V, 2 heads of 16 in F16; scores and sums: 2 * 2 * 100 * 64.
+        assert_eq!((cost.kv_bytes, cost.flops), (100 * 2 * 2 * 16 * 2, 1280 + 25600));
+        let windowed = Attention { window: Some(8), ..attention };
+        let mut cost = Cost::new(1, 1, 99);
+        cost.attend(&x, &windowed);
+        assert_eq!(cost.kv_bytes, 8 * 2 * 2 * 16 * 2);
+    }
+}

@@ -1,0 +1,53 @@
+//! `embed`: rows of the embedding table for the batch's tokens; `positions`: adds learned position embeddings.
+//!
+//! Contract: `y (T, dim) = table[token] * scale`. A token word with [`crate::FEEDBACK`] names a row of the last step's samples.
+mod cpu;
+pub mod reference;
+
+use crate::Weight;
+use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
+
+/// Spans: counts, tokens, sampled, table, y.
+pub static EMBED: hal::Program = hal::Program { name: "embed", host: cpu::embed };
+/// Spans: counts, positions, table, y (updated).
+pub static POSITIONS: hal::Program = hal::Program { name: "positions", host: cpu::positions };
+
+hal::args! {
+    /// Arguments of both programs.
+    pub struct Args {
+        pub columns: u32,
+        pub format: u32,
+        pub rows: u32,
+        pub scale: f32,
+    }
+}
+
+fn args(table: &Weight, scale: f32) -> Args {
+    Args { columns: table.columns, format: table.format as u32, rows: table.rows, scale }
+}
+
+pub(crate) fn record(to: &mut Recorder<'_>, table: &Weight, scale: f32) -> Tensor {
+    let y = to.tensor(RowsOf::Tokens, table.columns);
+    let operands = [
+        to.counts(),
+        read(to.resources.inputs.tokens()),
+        read(to.resources.sampled),
+        read(to.weight(table)),
+        write(y.room.place()),
+    ];
+    let spread = Spread { groups: to.bucket.tokens, ..Spread::default() };
+    to.launch(&EMBED, &operands, spread, |image| args(table, scale).write_to(image));
+    y
+}
+
+pub(crate) fn record_positions(to: &mut Recorder<'_>, x: &Tensor, table: &Weight) {
+    let operands = [
+        to.counts(),
+        read(to.resources.inputs.positions()),
+        read(to.weight(table)),
+        write(x.room.place()),
+    ];
+    let scratch_bytes = 4 * table.columns;
+    let spread = Spread { groups: to.bucket.tokens, scratch_bytes };
+    to.launch(&POSITIONS, &operands, spread, |image| args(table, 1.0).write_to(image));
+}

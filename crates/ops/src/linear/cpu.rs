@@ -1,0 +1,170 @@
+//! `linear` on the CPU: each thread unpacks its rows of W once and multiplies them with every row of x.
+#![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
+use super::blocks::{Row, unpack};
+use super::{Args, PARTS, is_float};
+use crate::Epilogue;
+use crate::activate::apply;
+use crate::format::Format;
+use crate::quantize::{BLOCK, GROUP};
+use hal::cpu::{HostLaunch, Shared};
+
+/// Scratch of one thread: an unpacked row (codes, scales and offsets, or f32).
+pub(super) const fn scratch_bytes(columns: u32, float: bool) -> u32 {
+    if float {
+        4 * columns
+    } else {
+        columns.next_multiple_of(64) + 2 * 4 * (columns / 16).next_multiple_of(16)
+    }
+}
+
+/// One matrix of the launch and where its product goes.
+struct Part<'a> {
+    format: Format,
+    rows: usize,
+    weight: &'a [u8],
+    bias: Option<&'a [f32]>,
+    y: Shared<'a, f32>,
+}
+
+/// The matrices, whose spans start at `first`.
+fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<Part<'a>>; PARTS] {
+    let rows = [args.rows_0, args.rows_1, args.rows_2];
+    let formats = [args.format_0, args.format_1, args.format_2];
+    let count = args.parts as usize;
+    let mut bias_at = first + 2 * count;
+    let mut part = |i: usize| {
+        let has_bias = args.bias_mask >> i & 1 == 1;
+        // SAFETY: weights and biases are only read by this launch.
+        let bias = has_bias.then(|| unsafe { launch.slice::<f32>(bias_at) });
+        bias_at += usize::from(has_bias);
+        Part {
+            format: Format::ALL[formats[i] as usize],
+            rows: rows[i] as usize,
+            // SAFETY: as above.
+            weight: unsafe { launch.slice::<u8>(first + 2 * i) },
+            bias,
+            y: launch.shared::<f32>(first + 2 * i + 1),
+        }
+    };
+    [0, 1, 2].map(|i| (i < count).then(|| part(i)))
+}
+
+pub(super) fn integer(launch: &HostLaunch<'_>) {
+    let args = Args::read_from(launch.constants());
+    let n = args.columns as usize;
+    // SAFETY: spans 0 to 3 are only read by this launch.
+    let (counts, codes) = unsafe { (launch.slice::<u32>(0), launch.slice::<i8>(1)) };
+    // SAFETY: as above.
+    let (x_scales, x_sums) = unsafe { (launch.slice::<f32>(2), launch.slice::<f32>(3)) };
+    let tokens = counts[args.count_index as usize] as usize;
+    // SAFETY: scratch belongs to this thread; the three parts do not overlap.
+    let row_codes = unsafe { launch.scratch::<i8>().part(0..n) };
+    let (start, groups) = (n.next_multiple_of(64) / 4, n / GROUP);
+    // SAFETY: as above.
+    let row_floats = unsafe { launch.scratch::<f32>().part(start..start + 2 * groups) };
+    let (scales, offsets) = row_floats.split_at_mut(groups);
+    let mut row = Row { codes: row_codes, scales, offsets };
+    let parts = parts(launch, &args, 4);
+    for part in parts.iter().flatten() {
+        let row_bytes = part.format.row_bytes(n).expect("whole blocks");
+        for r in launch.part(part.rows, GROUP) {
+            unpack(part.format, &part.weight[r * row_bytes..(r + 1) * row_bytes], &mut row);
+            for t in 0..tokens {
+                let x = QuantizedRow {
+                    codes: &codes[t * n..(t + 1) * n],
+                    scales: &x_scales[t * n / BLOCK..(t + 1) * n / BLOCK],
+                    sums: &x_sums[t * groups..(t + 1) * groups],
+                };
+                store(part, &args, (t, r), dot_integer(&row, &x));
+            }
+        }
+    }
+    finish(launch, &args, &parts, tokens);
+}
+
+pub(super) fn float(launch: &HostLaunch<'_>) {
+    let args = Args::read_from(launch.constants());
+    let n = args.columns as usize;
+    // SAFETY: spans 0 and 1 are only read by this launch.
+    let (counts, x) = unsafe { (launch.slice::<u32>(0), launch.slice::<f32>(1)) };
+    let tokens = counts[args.count_index as usize] as usize;
+    // SAFETY: scratch belongs to this thread.
+    let row = unsafe { launch.scratch::<f32>().part(0..n) };
+    let parts = parts(launch, &args, 2);
+    for part in parts.iter().flatten() {
+        assert!(is_float(part.format), "the recorder sends quantized formats to the other program");
+        let row_bytes = part.format.row_bytes(n).expect("whole blocks");
+        for r in launch.part(part.rows, GROUP) {
+            part.format.dequantize(&part.weight[r * row_bytes..(r + 1) * row_bytes], row);
+            for t in 0..tokens {
+                store(part, &args, (t, r), dot_float(row, &x[t * n..(t + 1) * n]));
+            }
+        }
+    }
+    finish(launch, &args, &parts, tokens);
+}
+
+fn store(part: &Part<'_>, args: &Args, (t, r): (usize, usize), product: f32) {
+    let at = t * part.rows + r;
+    // SAFETY: each thread has its own rows of W, and so its own columns of y.
+    let y = unsafe { &mut part.y.part(at..at + 1)[0] };
+    let product = product + part.bias.map_or(0.0, |bias| bias[r]);
+    *y = if args.epilogue == Epilogue::Accumulate.code() { *y + product } else { product };
+}
+
+/// Applies an activation to the columns that this thread has just written.
+fn finish(launch: &HostLaunch<'_>, args: &Args, parts: &[Option<Part<'_>>; PARTS], tokens: usize) {
+    let (activation, gated) = match Epilogue::from_code(args.epilogue) {
+        Epilogue::Store | Epilogue::Accumulate => return,
+        Epilogue::Gate(activation) => (activation, true),
+        Epilogue::Activate(activation) => (activation, false),
+    };
+    let [Some(gate), up, _] = parts else { return };
+    let up = up.as_ref().filter(|_| gated);
+    let columns = launch.part(gate.rows, GROUP);
+    for t in 0..tokens {
+        let at = t * gate.rows;
+        let range = at + columns.start..at + columns.end;
+        // SAFETY: as in `store`; both matrices have the same rows, so this thread wrote both parts.
+        let (gate, up) = unsafe { (gate.y.part(range.clone()), up.map(|up| &*up.y.part(range))) };
+        apply(activation, gate, up);
+    }
+}
+
+/// One row of x, see [`crate::quantize`].
+struct QuantizedRow<'a> {
+    codes: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [f32],
+}
+
+fn dot_integer(w: &Row<'_>, x: &QuantizedRow<'_>) -> f32 {
+    let mut total = 0.0;
+    let blocks = w.codes.as_chunks::<BLOCK>().0.iter().zip(x.codes.as_chunks::<BLOCK>().0);
+    let scales = w.scales.as_chunks::<2>().0.iter().zip(x.scales);
+    for ((w, x), (w_scales, x_scale)) in blocks.zip(scales) {
+        let [first, second] =
+            [0, GROUP].map(|at| dot_group(&w[at..at + GROUP], &x[at..at + GROUP]));
+        #[expect(clippy::cast_precision_loss, reason = "at most 16 * 127 * 128, below 2^24")]
+        let sum = w_scales[0] * first as f32 + w_scales[1] * second as f32;
+        total += x_scale * sum;
+    }
+    let offset: f32 = w.offsets.iter().zip(x.sums).map(|(offset, sum)| offset * sum).sum();
+    total - offset
+}
+
+fn dot_group(w: &[i8], x: &[i8]) -> i32 {
+    w.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
+}
+
+fn dot_float(w: &[f32], x: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let ((w, w_rest), (x, x_rest)) = (w.as_chunks::<16>(), x.as_chunks::<16>());
+    for (w, x) in w.iter().zip(x) {
+        for ((lane, w), x) in lanes.iter_mut().zip(w).zip(x) {
+            *lane += w * x;
+        }
+    }
+    let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| w * x).sum();
+    lanes.iter().sum::<f32>() + rest
+}

@@ -1,0 +1,52 @@
+//! `quantize` on the CPU.
+#![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint rows of shared spans")]
+use super::{Args, BLOCK, GROUP};
+use crate::norm::normalize;
+use hal::cpu::HostLaunch;
+
+pub(super) fn quantize(launch: &HostLaunch<'_>) {
+    let args = Args::read_from(launch.constants());
+    let n = args.columns as usize;
+    // SAFETY: all spans but the three outputs are only read by this launch.
+    let (counts, x) = unsafe { (launch.slice::<u32>(0), launch.slice::<f32>(1)) };
+    let operand = |index: usize| {
+        // SAFETY: as above.
+        (launch.span_count() > index).then(|| unsafe { launch.slice::<f32>(index) })
+    };
+    let norm = operand(5).map(|weight| (weight, operand(6)));
+    for row in launch.part(counts[args.count_index as usize] as usize, 1) {
+        let mut x = &x[row * n..(row + 1) * n];
+        if let Some(norm) = norm {
+            // SAFETY: scratch belongs to this thread.
+            let normalized = unsafe { launch.scratch::<f32>().part(0..n) };
+            normalize(x, args.layer == 1, norm, args.epsilon, normalized);
+            x = normalized;
+        }
+        // SAFETY: each thread has its own rows.
+        let codes = unsafe { launch.shared::<i8>(2).part(row * n..(row + 1) * n) };
+        let part = |unit: usize| row * n / unit..(row + 1) * n / unit;
+        // SAFETY: as above.
+        let scales = unsafe { launch.shared::<f32>(3).part(part(BLOCK)) };
+        // SAFETY: as above.
+        let sums = unsafe { launch.shared::<f32>(4).part(part(GROUP)) };
+        quantize_row(x, codes, scales, sums);
+    }
+}
+
+fn quantize_row(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(codes.as_chunks_mut::<BLOCK>().0);
+    for (((x, codes), scale), sums) in blocks.zip(scales).zip(sums.as_chunks_mut::<2>().0) {
+        let max = x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        *scale = max / 127.0;
+        let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+        for (code, x) in codes.iter_mut().zip(x) {
+            #[expect(clippy::cast_possible_truncation, reason = "at most 127 by construction")]
+            let rounded = (x * inverse).round_ties_even() as i8;
+            *code = rounded;
+        }
+        for (sum, group) in sums.iter_mut().zip(codes.as_chunks::<GROUP>().0) {
+            let total: i16 = group.iter().map(|code| i16::from(*code)).sum();
+            *sum = *scale * f32::from(total);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `quantize`: activations to int8, the left side of integer products; normalizes first when asked.
+//!
+//! Contract: per block of 32, `scale = max|x| / 127`, `code = round(x / scale)`; per group of 16, `sum = scale * Σ code`,
+//! which weight formats with an offset need.
+mod cpu;
+
+use crate::record::{Recorder, Room, Spread, Tensor, read, write};
+use crate::{Norm, NormKind};
+
+/// Numbers that share a scale.
+pub const BLOCK: usize = 32;
+/// Numbers that share a sum: the smallest group of weights with a scale of its own.
+pub const GROUP: usize = 16;
+
+/// Spans: counts, x, codes, scales, sums (written), then weight and bias of the norm if there is one.
+pub static QUANTIZE: hal::Program = hal::Program { name: "quantize", host: cpu::quantize };
+
+hal::args! {
+    /// Arguments of [`QUANTIZE`].
+    pub struct Args {
+        pub columns: u32,
+        pub count_index: u32,
+        pub layer: u32,
+        pub epsilon: f32,
+    }
+}
+
+/// A quantized activation in the arena.
+#[derive(Debug)]
+pub(crate) struct Quantized {
+    /// i8 `(rows, columns)`
+    pub(crate) codes: Room,
+    /// f32 `(rows, columns / 32)`
+    pub(crate) scales: Room,
+    /// f32 `(rows, columns / 16)`
+    pub(crate) sums: Room,
+}
+
+pub(crate) fn record(to: &mut Recorder<'_>, x: &Tensor, norm: Option<&Norm>) -> Quantized {
+    assert!(x.columns.is_multiple_of(32), "the loader checked that rows are whole blocks");
+    let numbers = u64::from(to.capacity(x.rows_of)) * u64::from(x.columns);
+    let y = Quantized {
+        codes: to.room(numbers),
+        scales: to.room(numbers / 32 * 4),
+        sums: to.room(numbers / 16 * 4),
+    };
+    let args = Args {
+        columns: x.columns,
+        count_index: x.rows_of.count_index(),
+        layer: u32::from(norm.is_some_and(|norm| norm.kind == NormKind::Layer)),
+        epsilon: norm.map_or(0.0, |norm| norm.epsilon),
+    };
+    let [codes, scales, sums] = [&y.codes, &y.scales, &y.sums].map(|room| write(room.place()));
+    let mut operands = vec![to.counts(), read(x.room.place()), codes, scales, sums];
+    if let Some(norm) = norm {
+        operands.push(read(to.weight(&norm.weight)));
+        operands.extend(norm.bias.as_ref().map(|bias| read(to.weight(bias))));
+    }
+    let spread = Spread { groups: to.capacity(x.rows_of), scratch_bytes: 4 * x.columns };
+    to.launch(&QUANTIZE, &operands, spread, |image| args.write_to(image));
+    y
+}
