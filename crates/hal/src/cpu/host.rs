@@ -119,7 +119,6 @@ impl<'a, T: Plain> Shared<'a, T> {
     /// # Safety
     /// While the slice lives, no other slice of the same elements may be used, on this thread or another.
     #[expect(unsafe_code, reason = "the caller keeps parts disjoint")]
-    #[expect(clippy::mut_from_ref, reason = "a view of memory that threads share in parts")]
     #[must_use]
     pub unsafe fn part(&self, range: std::ops::Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.length, "part leaves its span");

@@ -41,7 +41,7 @@ pub(crate) fn apply(activation: Activation, gate: &mut [f32], up: Option<&[f32]>
 
 /// Tanh form, through `tanh(y) = 1 - 2 / (exp(2y) + 1)`.
 fn gelu(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     let inner = SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x);
     x * (1.0 - 1.0 / ((2.0 * inner).exp() + 1.0))
 }
