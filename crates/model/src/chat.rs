@@ -1,1 +1,1 @@
-//! Chat templates.
+//! Chat templates: Jinja, as Hugging Face models carry them.
