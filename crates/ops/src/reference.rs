@@ -56,8 +56,9 @@ impl<'a> Reference<'a> {
         values
     }
 
+    /// All numbers of a vector, lying or standing.
     fn vector(&self, weight: Option<&Weight>) -> Option<Vec<f32>> {
-        weight.map(|weight| self.row(weight, 0))
+        weight.map(|weight| (0..weight.rows).flat_map(|row| self.row(weight, row)).collect())
     }
 
     fn tokens(&self) -> impl Iterator<Item = crate::Token> + '_ {

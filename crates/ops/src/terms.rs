@@ -46,7 +46,7 @@ impl Weight {
 pub struct Linear {
     /// `(out, in)`
     pub weight: Weight,
-    /// `(1, out)`, F32
+    /// `(out, 1)`, F32
     pub bias: Option<Weight>,
 }
 
