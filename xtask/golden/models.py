@@ -56,6 +56,7 @@ import real_models
 import tiny_models
 
 ROOT = Path(__file__).resolve().parents[2]
+TEXT = ROOT / "fixtures" / "models" / "perplexity.txt"
 
 
 def arguments() -> argparse.Namespace:
@@ -100,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_tiny(args.out / "tiny", scratch, args.only)
-        make_real(args.models, args.out / "perplexity.txt", args.out / "real", scratch, args.only)
+        make_real(args.models, TEXT, args.out / "real", scratch, args.only)
 
 
 if __name__ == "__main__":
