@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) const TARGET: &str = "aarch64-apple-darwin";
 
-/// `LIBRARY SYMBOL` a line: everything that the binary may ask of the system.
+/// One a line: every symbol of the system's library that the binary may use. A name that is not
+/// in macOS does not belong here: the list is what makes the link a check.
 const SYMBOLS: &str = include_str!("darwin-symbols.txt");
 
 /// Whether a standard library for [`TARGET`] is installed.
@@ -59,37 +60,18 @@ fn write_stubs() -> Result<PathBuf> {
     let sdk = root().join("target/darwin-sdk");
     let lib = sdk.join("usr/lib");
     fs::create_dir_all(&lib)?;
-    for (library, install_name, aliases) in [
-        ("libSystem", "/usr/lib/libSystem.B.dylib", ["libc", "libm"].as_slice()),
-        ("libobjc", "/usr/lib/libobjc.A.dylib", &[]),
-        ("libiconv", "/usr/lib/libiconv.2.dylib", &[]),
+    // The standard library asks for the first three by name and for the last out of habit.
+    for (name, install_name) in [
+        ("libSystem", "/usr/lib/libSystem.B.dylib"),
+        ("libc", "/usr/lib/libSystem.B.dylib"),
+        ("libm", "/usr/lib/libSystem.B.dylib"),
+        ("libiconv", "/usr/lib/libiconv.2.dylib"),
     ] {
-        let stub = stub(install_name, &symbols_of(library));
-        for name in [library].iter().chain(aliases) {
-            fs::write(lib.join(format!("{name}.tbd")), &stub)?;
-        }
-    }
-    let frameworks: std::collections::BTreeSet<&str> = SYMBOLS
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .filter(|library| !library.is_empty() && !library.starts_with("lib"))
-        .collect();
-    for framework in frameworks {
-        let dir = sdk.join(format!("System/Library/Frameworks/{framework}.framework"));
-        fs::create_dir_all(&dir)?;
-        let version = if framework == "Foundation" { "C" } else { "A" };
-        let install_name = format!(
-            "/System/Library/Frameworks/{framework}.framework/Versions/{version}/{framework}"
-        );
-        let stub = stub(&install_name, &symbols_of(framework));
-        fs::write(dir.join(format!("{framework}.tbd")), stub)?;
+        let symbols: Vec<&str> =
+            if name == "libSystem" { SYMBOLS.lines().collect() } else { Vec::new() };
+        fs::write(lib.join(format!("{name}.tbd")), stub(install_name, &symbols))?;
     }
     Ok(sdk)
-}
-
-fn symbols_of(library: &str) -> Vec<&'static str> {
-    let of = |line: &'static str| line.split_once(' ').filter(|(name, _)| *name == library);
-    SYMBOLS.lines().filter_map(of).map(|(_, symbol)| symbol).collect()
 }
 
 /// A text-based stub, version 4, as the linkers of LLVM and Apple read it.

@@ -20,6 +20,7 @@ usage: cargo xtask TASK
   setup    installs what the tests need (idempotent)
   models   downloads the real models that tests use into the user's cache directory
   tidy     the rules of DESIGN.md that a program can check
+  cross    lints and links for aarch64-apple-darwin, against stubs of its libraries
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
 ";
 
@@ -41,6 +42,7 @@ fn run() -> Result<()> {
         "setup" => report(&setup::run()?),
         "models" => report(&models::run()?),
         "tidy" => tidy::run(),
+        "cross" => report(&darwin::check()?),
         "golden" => golden::run(),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
