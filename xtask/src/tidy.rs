@@ -154,8 +154,8 @@ fn hosts(sources: &[Source]) -> Vec<String> {
     .iter()
     .map(|(head, tail)| format!("{head}{tail}"))
     .collect();
-    // Cargo writes the name of its registry into the lock file.
-    let mine = sources.iter().filter(|source| source.path != "Cargo.lock");
+    // Cargo writes the name of its registry into lock files.
+    let mine = sources.iter().filter(|source| !source.path.ends_with("Cargo.lock"));
     lines(mine)
         .filter_map(|(place, line)| {
             let needle = needles.iter().find(|needle| line.contains(needle.as_str()))?;
