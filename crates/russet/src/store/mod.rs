@@ -51,6 +51,31 @@ pub(crate) struct Removed {
     pub(crate) file_deleted: bool,
 }
 
+/// What has to be fetched.
+enum Remote {
+    Known(&'static Known),
+    Hub { repo: String, file: Option<String> },
+}
+
+/// Where the store lies: `RUSSET_HOME`, else `XDG_DATA_HOME/russet`, else the system's place for
+/// data below `HOME`. The arguments are these variables; an empty one counts as not set. `None`
+/// when all are missing.
+pub(crate) fn root_from(
+    russet_home: Option<PathBuf>,
+    xdg_data_home: Option<PathBuf>,
+    home: Option<PathBuf>,
+) -> Option<PathBuf> {
+    let set = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+    let below = match std::env::consts::OS {
+        "macos" => "Library/Application Support",
+        _ => ".local/share",
+    };
+    set(russet_home).or_else(|| {
+        let data = set(xdg_data_home).or_else(|| Some(set(home)?.join(below)))?;
+        Some(data.join("russet"))
+    })
+}
+
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
@@ -104,39 +129,26 @@ impl Store {
         progress: &mut dyn Progress,
     ) -> Result<Entry, StoreError> {
         let reference = reference::parse(text)?;
-        let name_known = match &reference {
-            Reference::Name(name) => known::find(name).is_some(),
-            _ => true,
-        };
         if let Some(entry) = self.present(text)? {
             progress.say(&format!("pull: {} is in the store already", entry.name));
             return Ok(entry);
         }
-        if !name_known {
-            return Err(StoreError::UnknownName { name: text.to_owned(), known: known::names() });
-        }
-        if let Reference::Path(path) = &reference {
-            return self.register(path);
-        }
+        let remote = match reference {
+            Reference::Path(path) => return self.register(&path),
+            Reference::Hub { repo, file } => Remote::Hub { repo, file },
+            Reference::Name(name) => Remote::Known(
+                known::find(&name)
+                    .ok_or_else(|| StoreError::UnknownName { name, known: known::names() })?,
+            ),
+        };
         let _one_at_a_time = self.lock_pull(progress)?;
         // Another process may have brought it while we waited.
         if let Some(entry) = self.present(text)? {
             return Ok(entry);
         }
-        let pulled = match &reference {
-            Reference::Name(name) => match known::find(name) {
-                Some(known) => self.pull_known(known, sources, progress),
-                None => {
-                    return Err(StoreError::UnknownName {
-                        name: name.clone(),
-                        known: known::names(),
-                    });
-                }
-            },
-            Reference::Hub { repo, file } => {
-                self.pull_hub(repo, file.as_deref(), sources, progress)
-            }
-            Reference::Path(path) => self.register(path),
+        let pulled = match remote {
+            Remote::Known(known) => self.pull_known(known, sources, progress),
+            Remote::Hub { repo, file } => self.pull_hub(&repo, file.as_deref(), sources, progress),
         };
         progress.finish();
         pulled

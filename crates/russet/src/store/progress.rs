@@ -1,6 +1,7 @@
 //! Telling the user how far a transfer is. Everything goes to standard error.
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal as _, Write as _, stderr};
+use std::time::{Duration, Instant};
 
 /// Who watches a transfer.
 pub(crate) trait Progress {
@@ -14,6 +15,9 @@ pub(crate) trait Progress {
     fn finish(&mut self);
 }
 
+/// Without a terminal, lines are at least this far apart.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
 /// A bar on a terminal; without one a line every tenth.
 #[derive(Debug, Default)]
 pub(crate) struct Terminal {
@@ -21,6 +25,7 @@ pub(crate) struct Terminal {
     what: String,
     bytes_total: Option<u64>,
     tenth: u64,
+    line_last: Option<Instant>,
 }
 
 impl Progress for Terminal {
@@ -36,6 +41,7 @@ impl Progress for Terminal {
         what.clone_into(&mut self.what);
         self.bytes_total = bytes_total;
         self.tenth = 0;
+        self.line_last = Some(Instant::now());
         if !stderr().is_terminal() {
             return;
         }
@@ -58,8 +64,10 @@ impl Progress for Terminal {
         }
         let Some(total) = self.bytes_total.filter(|total| *total > 0) else { return };
         let tenth = bytes.saturating_mul(10) / total;
-        if tenth > self.tenth {
+        let soon = self.line_last.is_some_and(|last| last.elapsed() < LINE_EVERY);
+        if tenth > self.tenth && !soon {
             self.tenth = tenth;
+            self.line_last = Some(Instant::now());
             write_line(&format!("{} {}0 %", self.what, tenth));
         }
     }

@@ -575,6 +575,16 @@ fn the_file_of_a_repository_is_chosen_by_type() {
     assert!(matches!(choose(&["config.json"]), Err(StoreError::NoFile { .. })));
 }
 
+#[test]
+fn the_store_lies_where_the_environment_says() {
+    let path = |text: &str| Some(PathBuf::from(text));
+    assert_eq!(root_from(path("/r"), path("/x"), path("/h")), path("/r"));
+    assert_eq!(root_from(path(""), path("/x"), path("/h")), path("/x/russet"));
+    let below_home = root_from(None, path(""), path("/h")).unwrap();
+    assert!(below_home.starts_with("/h") && below_home.ends_with("russet"));
+    assert_eq!(root_from(None, None, None), None);
+}
+
 /// Values of `date --utc`.
 #[test]
 fn times_are_written_as_rfc_3339() {

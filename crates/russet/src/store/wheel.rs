@@ -97,24 +97,23 @@ fn watch(mut command: Command, dir: &Path, progress: &mut dyn Progress) -> std::
         loop {
             match end.recv_timeout(LOOK_EVERY) {
                 Ok(output) => return output,
-                Err(RecvTimeoutError::Timeout) => progress.at(bytes_under(dir)),
+                Err(RecvTimeoutError::Timeout) => progress.at(largest_under(dir)),
                 Err(RecvTimeoutError::Disconnected) => return Err(ErrorKind::BrokenPipe.into()),
             }
         }
     })
 }
 
-/// Bytes of all files in a folder and below. What vanishes meanwhile counts as nothing.
-fn bytes_under(dir: &Path) -> u64 {
+/// Size of the largest file in a folder and below: the wheel, of which pip makes copies. What
+/// vanishes meanwhile counts as nothing.
+fn largest_under(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => bytes_under(&entry.path()),
-            Ok(meta) => meta.len(),
-            Err(_) => 0,
-        })
-        .sum()
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => largest_under(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    });
+    sizes.max().unwrap_or(0)
 }
 
 fn failure(package: &str, python: &Path, output: &Output) -> PipError {
