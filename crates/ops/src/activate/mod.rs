@@ -1,4 +1,6 @@
 //! `activate`: `gate = activation(gate) * up`, in place; `softcap`: `x = cap * tanh(x / cap)`, in place.
+#[cfg(test)]
+mod cases;
 mod cpu;
 pub mod reference;
 

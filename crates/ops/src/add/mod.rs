@@ -1,4 +1,6 @@
 //! `add`: `x += y`, row by row.
+#[cfg(test)]
+mod cases;
 mod cpu;
 
 use crate::record::{Recorder, Spread, Tensor, read, write};

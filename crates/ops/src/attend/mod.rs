@@ -2,6 +2,8 @@
 //!
 //! Contract: for token t (sequence s, position p) and head h, over positions j in `max(0, p + 1 - window) ..= p`:
 //! `y = Σ softmax_j(scale * q·k_j) v_j`. The online form is FlashAttention's (Dao et al. 2022, arXiv 2205.14135).
+#[cfg(test)]
+mod cases;
 mod cpu;
 pub mod reference;
 

@@ -1,6 +1,8 @@
 //! `embed`: rows of the embedding table for the batch's tokens; `positions`: adds learned position embeddings.
 //!
 //! Contract: `y (T, dim) = table[token] * scale`. A token word with [`crate::FEEDBACK`] names a row of the last step's samples.
+#[cfg(test)]
+mod cases;
 mod cpu;
 pub mod reference;
 

@@ -1,4 +1,6 @@
 //! `gather`: the rows of `x (T, dim)` whose logits are wanted -> `(S, dim)`.
+#[cfg(test)]
+mod cases;
 mod cpu;
 
 use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};

@@ -3,6 +3,8 @@
 //! Contract: x is `(rows, in)`, each W is `(out, in)` in its storage format, each y is `(rows, out)`. Quantized formats take
 //! x as int8 blocks (see [`crate::quantize`]) and multiply integers; float formats take x in f32.
 mod blocks;
+#[cfg(test)]
+mod cases;
 mod cpu;
 pub mod reference;
 

@@ -2,6 +2,8 @@
 //!
 //! Contract: for each row and each group of `n = weight.columns` numbers `y = normalized(x) * weight + bias`, or
 //! `y += ...` when accumulating (a norm after a projection, added to the residual).
+#[cfg(test)]
+mod cases;
 mod cpu;
 pub mod reference;
 

@@ -2,6 +2,8 @@
 //!
 //! Contract: per block of 32, `scale = max|x| / 127`, `code = round(x / scale)`; per group of 16, `sum = scale * Σ code`,
 //! which weight formats with an offset need.
+#[cfg(test)]
+mod cases;
 mod cpu;
 
 use crate::record::{Recorder, Room, Spread, Tensor, read, write};

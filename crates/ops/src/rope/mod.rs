@@ -2,6 +2,8 @@
 //!
 //! Contract: for pair i of a head at position p, with `a = p * frequencies[i]`:
 //! `(x0, x1) = amplitude * (x0 cos a - x1 sin a, x0 sin a + x1 cos a)`.
+#[cfg(test)]
+mod cases;
 mod cpu;
 pub mod reference;
 

@@ -4,6 +4,8 @@
 //! positive, multiplied when negative), top-k, top-p (Holtzman et al. 2020), min-p (relative to the most probable token),
 //! then one draw. Temperature 0 is greedy after the penalty; equal logits go to the lower id. A draw depends on nothing but
 //! logits, parameters, seed and draw number.
+#[cfg(test)]
+mod cases;
 mod cpu;
 mod philox;
 pub mod reference;

@@ -2,6 +2,8 @@
 //!
 //! Contract: cache layout `(blocks, kv_heads, block_tokens, head_dim)`; token t of sequence s at position p goes to block
 //! `tables[s][p / block_tokens]`, place `p % block_tokens`.
+#[cfg(test)]
+mod cases;
 mod cpu;
 
 use crate::Attention;

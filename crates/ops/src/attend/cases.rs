@@ -1,0 +1,144 @@
+//! Cases of `write_kv`, `attend` and `rope_kv`: several sequences in shuffled blocks, chunked prompts, then single tokens.
+use crate::conformance::{FLOAT, Forward, Setup, Tolerance, check, token};
+use crate::{Attention, Cache, Heads, Norm, NormKind, Ops, Pairing, Rope, Weight};
+
+/// The reference keeps K and V in f32, so these cases give it numbers that F16 holds exactly: what is left is f32 rounding
+/// of scores of a few units.
+const EXACT: &[Tolerance] = &[FLOAT];
+/// Where K and V are computed, F16 rounds each by up to 5e-4 and scores of a few units move likewise.
+const ROUNDED: &[Tolerance] = &[Tolerance::Max(2e-3)];
+
+struct Attend {
+    tables: [Weight; 3],
+    heads: Heads,
+    attention: Attention,
+    /// A second layer, whose cache must stay apart: there K and V change places.
+    second: Attention,
+}
+
+impl Forward for Attend {
+    fn forward<O: Ops>(&self, ops: &mut O) -> Vec<O::Tensor> {
+        let one = |ops: &mut O, [q, k, v]: [&Weight; 3], attention: &Attention| {
+            let qkv = [ops.embed(q, 1.0), ops.embed(k, 1.0), ops.embed(v, 1.0)];
+            let q = ops.rope_kv(qkv, &self.heads, attention);
+            ops.attend(&q, attention)
+        };
+        let [q, k, v] = &self.tables;
+        vec![one(ops, [q, k, v], &self.attention), one(ops, [q, v, k], &self.second)]
+    }
+}
+
+fn forward(
+    setup: &mut Setup,
+    [heads, kv_heads, head_dim]: [u32; 3],
+    window: Option<u32>,
+) -> Attend {
+    let cache = Cache { kv_heads, head_dim };
+    setup.caches = vec![cache, cache];
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let attention = Attention { layer: 0, heads, kv_heads, head_dim, scale, window };
+    Attend {
+        tables: [heads, kv_heads, kv_heads].map(|heads| setup.half_table(heads * head_dim)),
+        heads: Heads { q_norm: None, k_norm: None, rope: None },
+        attention,
+        // A sliding layer beside a full one, as in Gemma.
+        second: Attention { layer: 1, window: Some(4), ..attention },
+    }
+}
+
+/// A prompt in two chunks beside another sequence, then both a token at a time, over the ends of blocks.
+fn steps(setup: &mut Setup) {
+    let mut tokens = setup.chunk(0, 0, 13);
+    tokens.extend(setup.chunk(2, 0, 3));
+    setup.step(tokens);
+    let mut tokens = setup.chunk(2, 3, 1);
+    tokens.extend(setup.chunk(0, 13, 20));
+    tokens.extend(setup.chunk(1, 0, 17));
+    setup.step(tokens);
+    for i in 0..3 {
+        setup.step(vec![
+            token(5 + i, 17 + i, 1, true),
+            token(30 - i, 33 + i, 0, true),
+            token(9 + i, 4 + i, 2, true),
+        ]);
+    }
+    // A step of a single token, and places that are written a second time after a sequence was cut short.
+    setup.step(vec![token(1, 36, 0, true)]);
+    setup.step(vec![token(2, 20, 0, true), token(3, 21, 0, true)]);
+}
+
+/// Heads, KV heads, size of a head: ratios 1, 3, 4.
+const HEADS: [[u32; 3]; 6] =
+    [[4, 4, 16], [9, 3, 64], [4, 1, 256], [8, 2, 80], [3, 1, 2], [1, 1, 7]];
+
+#[test]
+fn sequences_in_blocks() {
+    for (seed, heads) in (1..).zip(HEADS) {
+        let windows =
+            [(None, 16), (None, 5), (Some(1), 5), (Some(5), 16), (Some(16), 16), (Some(1000), 5)];
+        for (window, block_tokens) in windows {
+            let mut setup = Setup::new(seed);
+            setup.block_tokens = block_tokens;
+            let forward = forward(&mut setup, heads, window);
+            steps(&mut setup);
+            let name = format!("attend {heads:?}, window {window:?}, blocks of {block_tokens}");
+            check(&name, &setup, &forward, EXACT);
+        }
+    }
+}
+
+/// Many blocks, with a window that begins inside one.
+#[test]
+fn a_longer_context() {
+    for (seed, window) in (1..).zip([None, Some(50), Some(64)]) {
+        let mut setup = Setup::new(seed);
+        let forward = forward(&mut setup, [6, 2, 32], window);
+        for first in [0, 100, 200] {
+            let chunk = setup.chunk(0, first, 100);
+            setup.step(chunk);
+        }
+        setup.step(vec![token(4, 300, 0, true)]);
+        check(&format!("long context, window {window:?}"), &setup, &forward, EXACT);
+    }
+}
+
+/// Scores in the hundreds: the softmax must subtract its maximum, in whichever block that comes.
+#[test]
+fn scores_that_would_overflow() {
+    let mut setup = Setup::new(1);
+    let mut forward = forward(&mut setup, [4, 2, 16], None);
+    forward.attention.scale = 40.0;
+    forward.second.scale = 40.0;
+    steps(&mut setup);
+    // f32 rounds a score of 500 by 3e-5, and its weight by as much.
+    check("large scores", &setup, &forward, &[Tolerance::Max(2e-4)]);
+}
+
+/// Norms of the heads and rotation before the cache.
+#[test]
+fn heads_are_finished_before_the_cache() {
+    for (seed, (normed, rotated)) in (1..).zip([(true, true), (false, true), (true, false)]) {
+        let mut setup = Setup::new(seed);
+        let (head_dim, mut forward) = (64, forward(&mut setup, [6, 2, 64], None));
+        let norm = |setup: &mut Setup| Norm {
+            kind: NormKind::Rms,
+            weight: setup.gains(head_dim),
+            bias: None,
+            epsilon: 1e-6,
+        };
+        let frequencies: Vec<f32> =
+            (0..head_dim / 2).map(|i| 0.7_f32.powi(i.cast_signed())).collect();
+        let rope = Rope {
+            pairing: Pairing::Halves,
+            frequencies: setup.floats(head_dim / 2, &frequencies),
+            amplitude: 1.0,
+        };
+        forward.heads = Heads {
+            q_norm: normed.then(|| norm(&mut setup)),
+            k_norm: normed.then(|| norm(&mut setup)),
+            rope: rotated.then_some(rope),
+        };
+        steps(&mut setup);
+        check(&format!("norm {normed}, rope {rotated}"), &setup, &forward, ROUNDED);
+    }
+}

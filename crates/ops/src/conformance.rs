@@ -1,1 +1,0 @@
-//! Every op's cases on the devices of this machine against the reference.

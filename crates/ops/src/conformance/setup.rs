@@ -1,0 +1,370 @@
+//! What a case computes on, and how it runs on one device.
+use super::{Forward, Random, random_row};
+use crate::format::Format;
+use crate::sample::Sampler;
+use crate::{
+    Batch, Bucket, Cache, CacheSpans, FEEDBACK, Inputs, Limits, Matrix, Recorder, Reference,
+    Resources, Tensor, Token, Weight,
+};
+use hal::{Buffer, Commands, Device, Memory, Span, Timing};
+use half::f16;
+
+/// What every byte holds that no op may read or write.
+const POISON: u8 = 0xff;
+/// Rows of every table of inputs.
+pub(crate) const VOCABULARY: u32 = 40;
+
+pub(crate) const fn token(id: u32, position: u32, sequence: u32, wanted: bool) -> Token {
+    Token { id, position, sequence, wanted }
+}
+
+/// Weights, steps and caches of a case.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    seed: u64,
+    pub(crate) random: Random,
+    tensors: Vec<Vec<u8>>,
+    steps: Vec<Vec<Token>>,
+    pub(crate) caches: Vec<Cache>,
+    pub(crate) block_tokens: u32,
+    /// The last step's samples, which tokens with [`FEEDBACK`] name.
+    pub(crate) sampled: Vec<u32>,
+    /// One per row of logits.
+    pub(crate) samplers: Vec<Sampler>,
+    /// Token `.1` was seen in sequence `.0`.
+    pub(crate) seen: Vec<(u32, u32)>,
+    /// Size of the sets of seen tokens.
+    pub(crate) vocabulary: u32,
+}
+
+/// One step's results.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// Of each returned tensor, the rows that the step asked for.
+    pub(crate) outputs: Vec<Vec<f32>>,
+    pub(crate) sampled: Vec<u32>,
+    /// K and V of each cache, as F16 bits.
+    pub(crate) caches: Vec<[Vec<u16>; 2]>,
+}
+
+impl Setup {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            random: Random::new(seed),
+            tensors: Vec::new(),
+            steps: Vec::new(),
+            caches: Vec::new(),
+            block_tokens: 16,
+            sampled: vec![0; 4],
+            samplers: Vec::new(),
+            seen: Vec::new(),
+            vocabulary: VOCABULARY,
+        }
+    }
+
+    pub(crate) const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn tensor(&mut self, format: Format, rows: u32, columns: u32, bytes: Vec<u8>) -> Weight {
+        self.tensors.push(bytes);
+        let tensor = u32::try_from(self.tensors.len() - 1).expect("few tensors");
+        Weight { tensor, format, first_row: 0, rows, columns }
+    }
+
+    /// Random weights, see [`random_row`].
+    pub(crate) fn matrix(&mut self, format: Format, rows: u32, columns: u32) -> Weight {
+        let row = |_| random_row(format, columns as usize, self.random.word());
+        let bytes = (0..rows).flat_map(row).collect();
+        self.tensor(format, rows, columns, bytes)
+    }
+
+    /// An F32 matrix.
+    pub(crate) fn floats(&mut self, columns: u32, values: &[f32]) -> Weight {
+        let rows = u32::try_from(values.len()).expect("small") / columns;
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.tensor(Format::F32, rows, columns, bytes)
+    }
+
+    /// A vector of biases.
+    pub(crate) fn bias(&mut self, columns: u32) -> Weight {
+        let values = self.random.normals(columns as usize);
+        self.floats(columns, &values)
+    }
+
+    /// A vector of a norm's weights: around 1.
+    pub(crate) fn gains(&mut self, columns: u32) -> Weight {
+        let values: Vec<f32> =
+            self.random.normals(columns as usize).into_iter().map(|x| 1.0 + 0.3 * x).collect();
+        self.floats(columns, &values)
+    }
+
+    /// A table of inputs: token ids pick its rows, normal numbers.
+    pub(crate) fn table(&mut self, columns: u32) -> Weight {
+        let values = self.random.normals((VOCABULARY * columns) as usize);
+        self.floats(columns, &values)
+    }
+
+    /// A table of inputs that F16 holds exactly.
+    pub(crate) fn half_table(&mut self, columns: u32) -> Weight {
+        let values = self.random.normals((VOCABULARY * columns) as usize);
+        let halves: Vec<f32> = values.into_iter().map(|x| f16::from_f32(x).to_f32()).collect();
+        self.floats(columns, &halves)
+    }
+
+    /// A table of inputs that int8 blocks hold exactly: codes from -127 to 127, one of them the largest, times a power of two.
+    pub(crate) fn exact_table(&mut self, columns: u32) -> Weight {
+        let mut values = Vec::new();
+        for _ in 0..VOCABULARY * columns / 32 {
+            let scale = [1.0, 0.5, 0.25][self.random.below(3) as usize] / 64.0;
+            let codes: [f32; 32] = std::array::from_fn(|_| self.random.below(255) as f32 - 127.0);
+            let start = values.len();
+            values.extend(codes.map(|code| code * scale));
+            values[start + self.random.below(32) as usize] = 127.0 * scale;
+        }
+        self.floats(columns, &values)
+    }
+
+    pub(crate) fn step(&mut self, tokens: Vec<Token>) {
+        self.steps.push(tokens);
+    }
+
+    /// A step of `count` random tokens of one sequence, all wanted.
+    pub(crate) fn batch(&mut self, count: u32) {
+        let tokens = (0..count).map(|p| token(self.random.below(VOCABULARY), p, 0, true)).collect();
+        self.step(tokens);
+    }
+
+    /// `count` random tokens of `sequence` from position `first` on, the last one wanted.
+    pub(crate) fn chunk(&mut self, sequence: u32, first: u32, count: u32) -> Vec<Token> {
+        (first..first + count)
+            .map(|p| token(self.random.below(VOCABULARY), p, sequence, p + 1 == first + count))
+            .collect()
+    }
+
+    fn max(&self, of: impl Fn(&Token) -> u32) -> u32 {
+        self.steps.iter().flatten().map(of).max().unwrap_or(0)
+    }
+
+    /// One token and one row more than any step has; the limits are larger still.
+    pub(crate) fn bucket(&self) -> Bucket {
+        let most = |count: fn(&Vec<Token>) -> usize| {
+            u32::try_from(self.steps.iter().map(count).max().unwrap_or(0)).expect("small")
+        };
+        let rows = most(|step| step.iter().filter(|token| token.wanted).count());
+        Bucket { tokens: most(Vec::len) + 1, rows: rows + 1 }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let bucket = self.bucket();
+        let cached = if self.caches.is_empty() { 0 } else { self.max(|token| token.position) };
+        Limits {
+            tokens: bucket.tokens + 2,
+            rows: bucket.rows + 3,
+            sequences: self.max(|token| token.sequence) + 2,
+            blocks: cached / self.block_tokens + 2,
+            block_tokens: self.block_tokens,
+            vocabulary: self.vocabulary,
+        }
+    }
+
+    /// Which physical block holds each block of each sequence: all shuffled, a few never used.
+    pub(crate) fn tables(&self) -> Vec<u32> {
+        let limits = self.limits();
+        let mut blocks: Vec<u32> = (0..limits.sequences * limits.blocks + 2).collect();
+        Random::new(self.seed ^ 0xb10c).shuffle(&mut blocks);
+        blocks
+    }
+
+    pub(crate) fn steps(&self) -> &[Vec<Token>] {
+        &self.steps
+    }
+
+    fn fill(&self, batch: &mut Batch, step: &[Token], resolve: impl Fn(u32) -> u32) {
+        batch.clear();
+        for token in step {
+            batch.push(Token { id: resolve(token.id), ..*token });
+        }
+        for (row, sampler) in (0..batch.rows()).zip(&self.samplers) {
+            batch.set_sampler(row, sampler);
+        }
+        let (limits, tables) = (self.limits(), self.tables());
+        for (i, block) in (0..limits.sequences * limits.blocks).zip(tables) {
+            batch.set_block(i / limits.blocks, i % limits.blocks, block);
+        }
+    }
+
+    /// A token id that the reference knows.
+    fn resolved(&self, id: u32) -> u32 {
+        if id & FEEDBACK == 0 { id } else { self.sampled[(id & !FEEDBACK) as usize] }
+    }
+
+    /// The reference's results of each step.
+    pub(crate) fn expected(&self, forward: &impl Forward) -> Vec<Vec<Matrix>> {
+        let tensors = self.tensors.iter().map(Vec::as_slice).collect();
+        let mut reference = Reference::new(tensors, Batch::new(self.limits()));
+        let mut step = |step: &Vec<Token>| {
+            self.fill(&mut reference.batch, step, |id| self.resolved(id));
+            forward.forward(&mut reference)
+        };
+        self.steps.iter().map(&mut step).collect()
+    }
+
+    /// Records once, then submits every step.
+    pub(crate) fn run(
+        &self,
+        device: &dyn Device,
+        record: impl FnOnce(&mut Recorder<'_>) -> Vec<Tensor>,
+    ) -> Vec<Ran> {
+        self.run_recorded(device, record, |_| ())
+    }
+
+    /// As [`Setup::run`]; `look` gets to see the commands.
+    pub(crate) fn run_recorded(
+        &self,
+        device: &dyn Device,
+        record: impl FnOnce(&mut Recorder<'_>) -> Vec<Tensor>,
+        look: impl FnOnce(&Commands),
+    ) -> Vec<Ran> {
+        let resources = self.resources(device);
+        let mut recorder = Recorder::new(device, &resources, self.bucket());
+        let outputs = record(&mut recorder);
+        let capacities: Vec<u32> =
+            outputs.iter().map(|tensor| recorder.capacity(tensor.rows_of)).collect();
+        let recorded = recorder.finish().expect("every program loads");
+        let arena = poisoned(device, recorded.arena_bytes() + GUARD);
+        let commands = recorded.commands(arena.buffer);
+        look(&commands);
+        #[expect(unsafe_code, reason = "runs recorded commands")]
+        // SAFETY: the recorder keeps the programs' contracts; tables and tokens are within the limits.
+        let prepared = unsafe { device.prepare(&commands) }.expect("valid commands");
+        let mut batch = Batch::new(self.limits());
+        let mut run_step = |step: &Vec<Token>| {
+            fill(device, arena);
+            self.fill(&mut batch, step, |id| id);
+            write_inputs(device, &resources.inputs, &mut batch);
+            let fence = device.submit(prepared, Timing::Off).expect("the kernels do not panic");
+            device.wait(fence).expect("the work ends");
+            let outputs = outputs.iter().zip(&capacities);
+            let read_one = |(tensor, capacity): (&Tensor, &u32)| {
+                let bytes = read(device, recorded.span(tensor, arena.buffer));
+                let rows = match tensor.rows_of.count_index() {
+                    0 => batch.tokens(),
+                    _ => batch.rows(),
+                };
+                live_rows(&bytes, rows, *capacity, tensor.columns)
+            };
+            let ran = Ran {
+                outputs: outputs.map(read_one).collect(),
+                sampled: words(&read(device, resources.sampled)),
+                caches: resources
+                    .caches
+                    .iter()
+                    .map(|c| [c.k, c.v].map(|s| halves(&read(device, s))))
+                    .collect(),
+            };
+            let guard = read(device, arena.part(recorded.arena_bytes(), GUARD));
+            assert!(device.info().kind == hal::Kind::Null || untouched(&guard), "past the arena");
+            ran
+        };
+        self.steps.iter().map(&mut run_step).collect()
+    }
+
+    fn resources(&self, device: &dyn Device) -> Resources {
+        let weights = self.tensors.iter().map(|bytes| {
+            let span = alloc(device, bytes.len() as u64);
+            device.write(span, bytes).expect("it fits");
+            span
+        });
+        let limits = self.limits();
+        let inputs = Inputs { whole: poisoned(device, limits.bytes()), limits };
+        for sequence in 0..limits.sequences {
+            let set = u64::from(limits.seen_words()) * 4;
+            let empty = vec![0; usize::try_from(set).expect("small")];
+            device
+                .write(inputs.seen().part(u64::from(sequence) * set, set), &empty)
+                .expect("it fits");
+        }
+        for (sequence, _) in &self.seen {
+            let of_word = |word: u32| {
+                let same = self.seen.iter().filter(|(s, t)| s == sequence && t / 32 == word);
+                same.fold(0_u32, |bits, (_, t)| bits | 1 << (t % 32))
+            };
+            for word in 0..limits.seen_words() {
+                let span = inputs.seen_word(*sequence, word * 32);
+                device.write(span, &of_word(word).to_le_bytes()).expect("it fits");
+            }
+        }
+        let blocks = self.tables().len() as u64;
+        let cache = |shape: &Cache| {
+            let bytes = blocks * u64::from(self.block_tokens) * shape.token_bytes();
+            CacheSpans { k: poisoned(device, bytes), v: poisoned(device, bytes), shape: *shape }
+        };
+        let sampled = poisoned(device, 4 * u64::from(limits.rows));
+        let samples: Vec<u8> = self.sampled.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let known = samples.len().min(usize::try_from(sampled.bytes).expect("small"));
+        device.write(sampled, &samples[..known]).expect("it fits");
+        let caches = self.caches.iter().map(cache).collect();
+        Resources { weights: weights.collect(), inputs, caches, sampled }
+    }
+}
+
+/// Poison behind the arena.
+const GUARD: u64 = 4096;
+
+fn alloc(device: &dyn Device, bytes: u64) -> Span {
+    let buffer: Buffer = device.alloc(Memory::Bytes(bytes)).expect("memory");
+    Span { buffer, offset: 0, bytes }
+}
+
+fn fill(device: &dyn Device, span: Span) {
+    let bytes = usize::try_from(span.bytes).expect("small");
+    device.write(span, &vec![POISON; bytes]).expect("it fits");
+}
+
+fn poisoned(device: &dyn Device, bytes: u64) -> Span {
+    let span = alloc(device, bytes);
+    fill(device, span);
+    span
+}
+
+fn untouched(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == POISON)
+}
+
+fn read(device: &dyn Device, span: Span) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(span.bytes).expect("small")];
+    device.read(span, &mut bytes).expect("readable");
+    bytes
+}
+
+/// Writes the step's image, with poison where it holds no token, row or sampler.
+fn write_inputs(device: &dyn Device, inputs: &Inputs, batch: &mut Batch) {
+    device.write(inputs.whole, batch.image()).expect("it fits");
+    let (tokens, rows) = (u64::from(batch.tokens()), u64::from(batch.rows()));
+    let arrays =
+        [inputs.tokens(), inputs.positions(), inputs.sequences()].map(|span| (span, 4 * tokens));
+    for (span, live) in
+        arrays.into_iter().chain([(inputs.rows(), 4 * rows), (inputs.samplers(), 32 * rows)])
+    {
+        fill(device, span.part(live, span.bytes - live));
+    }
+}
+
+/// The rows that the step has. Those after them must hold what was there before.
+fn live_rows(bytes: &[u8], rows: u32, capacity: u32, columns: u32) -> Vec<f32> {
+    let at = |rows: u32| 4 * rows as usize * columns as usize;
+    let padding = &bytes[at(rows)..at(capacity)];
+    // The null device reads zeros.
+    assert!(untouched(padding) || bytes.iter().all(|byte| *byte == 0), "padding rows were written");
+    bytes[..at(rows)].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+}
+
+fn halves(bytes: &[u8]) -> Vec<u16> {
+    bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect()
+}
