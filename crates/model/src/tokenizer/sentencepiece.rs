@@ -25,7 +25,7 @@ pub(super) struct SentencePiece {
 impl SentencePiece {
     pub(super) fn new(metadata: &Metadata, vocab: &Vocab) -> Result<Self, Error> {
         let mut bytes = [NONE; 256];
-        for (id, byte) in bytes.iter_mut().zip(0u8..) {
+        for (id, byte) in bytes.iter_mut().zip(0..=u8::MAX) {
             *id = byte_token(vocab, byte)?;
         }
         let mut before_space = HashSet::new();

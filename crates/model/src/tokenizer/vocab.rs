@@ -7,7 +7,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::{Error, Fault, Kind};
 use crate::gguf::{Metadata, Strings};
 
-const MODEL_SIZE_MAX: usize = 1 << 24;
+const VOCAB_MAX: usize = 1 << 24;
 /// The longest token in use anywhere is a run of some hundred spaces.
 const TOKEN_BYTES_MAX: usize = 4096;
 
@@ -111,7 +111,7 @@ impl Vocab {
 }
 
 fn too_many(found: usize) -> Error {
-    let fault = Fault::TooMany { found, limit: MODEL_SIZE_MAX };
+    let fault = Fault::TooMany { found, limit: VOCAB_MAX };
     Error::BadFile { field: TOKENS, fault }
 }
 
@@ -121,7 +121,7 @@ fn texts(tokens: &Strings) -> Result<Strings, Error> {
     if tokens.is_empty() {
         return Err(bad(Fault::Empty));
     }
-    if tokens.len() > MODEL_SIZE_MAX {
+    if tokens.len() > VOCAB_MAX {
         return Err(too_many(tokens.len()));
     }
     let too_long = |(_, text): &(usize, &str)| text.len() > TOKEN_BYTES_MAX;

@@ -1,1 +1,0 @@
-//! Chat templates: Jinja, as Hugging Face models carry them.

@@ -1,0 +1,184 @@
+//! Chat templates: the Jinja text in a model's file that turns messages into one prompt.
+//!
+//! Rendered by minijinja, set up as Hugging Face sets up Jinja2: blocks trimmed, Python's methods on
+//! strings, lists and dicts, `raise_exception`, `strftime_now`, and `tojson` as `json.dumps`.
+
+mod clock;
+mod json;
+#[cfg(test)]
+mod tests;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
+use minijinja_contrib::pycompat;
+
+use crate::gguf::{self, Metadata};
+use crate::tokenizer::Tokenizer;
+
+pub use clock::LocalTime;
+
+const KEY: &str = "tokenizer.chat_template";
+const NAME: &str = "chat template";
+
+/// Steps a template may take: a long chat takes thousands, a template that never ends all of them.
+const STEPS_MAX: u64 = 20_000_000;
+const SOURCE_BYTES_MAX: usize = 1 << 20;
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    pub content: String,
+}
+
+/// Why a chat cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file has no template, as those of models that are not for chat: complete plain text.
+    #[error("metadata key `{KEY}` is missing: this model is not made for chat")]
+    NoTemplate,
+    /// The template's key has the wrong type: the file is corrupt, get it again.
+    #[error(transparent)]
+    Metadata(#[from] gguf::Error),
+    #[error("metadata key `{KEY}`: {bytes} bytes, more than the {limit} allowed")]
+    TooLong { bytes: usize, limit: usize },
+    /// The template is not valid Jinja: report it, or give another template.
+    #[error("metadata key `{KEY}`: {source}")]
+    Syntax {
+        #[source]
+        source: minijinja::Error,
+    },
+    /// The template refuses these messages: change them as it says.
+    #[error("the model's chat template refuses these messages: {message}")]
+    Refused { message: String },
+    /// The template failed on these messages.
+    #[error("the model's chat template failed: {source}")]
+    Failed {
+        #[source]
+        source: minijinja::Error,
+    },
+}
+
+/// What a template raised by `raise_exception`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+/// A chat template, compiled.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// The template of a model's file.
+    pub fn from_gguf(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        let source = metadata.opt_str(KEY)?.ok_or(Error::NoTemplate)?;
+        let text = |id: Option<u32>| id.map_or("", |id| tokenizer.token_text(id));
+        Self::new(source, text(tokenizer.bos()), text(tokenizer.eos()))
+    }
+
+    /// A template from its Jinja source, with the texts of `bos_token` and `eos_token`.
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
+        if source.len() > SOURCE_BYTES_MAX {
+            return Err(Error::TooLong { bytes: source.len(), limit: SOURCE_BYTES_MAX });
+        }
+        let compile = || {
+            let mut environment = environment()?;
+            environment.add_template_owned(NAME, without_generation_tags(source))?;
+            Ok(environment)
+        };
+        let environment = compile().map_err(|source| Error::Syntax { source })?;
+        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+    }
+
+    /// The prompt for `messages`; with `add_generation_prompt` it ends where the answer begins. `now`
+    /// is what the template may say the time is.
+    ///
+    /// Encode it with [`Tokenizer::encode_prompt`]: many templates begin with BOS themselves.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        now: LocalTime,
+    ) -> Result<String, Error> {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
+            .collect();
+        let strftime_now = Value::from_function(move |format: &str| {
+            now.format(format).map_err(|directive| {
+                let detail = format!("strftime_now does not know %{directive}");
+                minijinja::Error::new(ErrorKind::InvalidOperation, detail)
+            })
+        });
+        let values = context! {
+            messages, add_generation_prompt, strftime_now,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
+            tools => Value::from(()),
+        };
+        self.environment
+            .get_template(NAME)
+            .and_then(|t| t.render(values))
+            .map_err(refused_or_failed)
+    }
+}
+
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    environment.set_syntax(syntax);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+    environment.set_fuel(Some(STEPS_MAX));
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.clone())
+                .with_source(Raised(message)))
+        },
+    );
+    environment.add_filter("tojson", |value: Value, options: Kwargs| json::dumps(&value, &options));
+    Ok(environment)
+}
+
+/// Tells what a template raised from what went wrong in it.
+fn refused_or_failed(source: minijinja::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&source);
+    while let Some(error) = cause {
+        if let Some(Raised(message)) = error.downcast_ref() {
+            return Error::Refused { message: message.clone() };
+        }
+        cause = error.source();
+    }
+    Error::Failed { source }
+}
+
+/// `{% generation %}` marks what training looks at; to Jinja it is unknown. Such a block becomes one
+/// that always shows.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        out.push_str(before);
+        out.push_str("{%");
+        rest = tag;
+        let Some((inner, _)) = tag.split_once("%}") else { break };
+        let word = inner.trim_matches(['-', '+', ' ', '\t', '\r', '\n']);
+        let known = match word {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => continue,
+        };
+        out.push_str(&inner.replacen(word, known, 1));
+        rest = &tag[inner.len()..];
+    }
+    out.push_str(rest);
+    out
+}
