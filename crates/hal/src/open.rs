@@ -12,6 +12,21 @@ pub struct Selection {
     pub passed_over: Vec<Row>,
 }
 
+impl Selection {
+    /// Whether a device that was passed over is one that this kind of machine can have: no Mac misses CUDA.
+    #[must_use]
+    pub fn worth_saying(&self) -> bool {
+        let mac = std::env::consts::OS == "macos";
+        let present = |kind| match kind {
+            Kind::Metal => mac,
+            Kind::Cuda => Path::new("/dev/nvidiactl").exists(),
+            Kind::Hip => Path::new("/dev/kfd").exists(),
+            Kind::Null | Kind::Cpu => false,
+        };
+        self.passed_over.iter().any(|row| present(row.kind))
+    }
+}
+
 /// The order in which `auto` tries devices.
 const AUTO_ORDER: [Kind; 4] = [Kind::Metal, Kind::Cuda, Kind::Hip, Kind::Cpu];
 

@@ -30,6 +30,12 @@ impl Cost {
         Self { tokens, rows, context, ..Self::default() }
     }
 
+    /// Weights and KV cache together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.weight_bytes + self.kv_bytes
+    }
+
     fn read(&mut self, weight: Option<&Weight>) {
         self.weight_bytes += weight.map_or(0, Weight::bytes);
     }

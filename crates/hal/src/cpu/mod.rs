@@ -1,11 +1,13 @@
 //! The CPU as a device: programs are Rust functions, run on a persistent pool of threads.
 mod host;
 mod info;
+mod measure;
 mod memory;
 mod pool;
 
 pub use host::{Host, HostLaunch, Plain, Shared};
 pub use info::{default_threads, info, memory_bytes_free};
+pub use measure::{int8_ops_per_second, read_bytes_per_second};
 
 use crate::slots::next_owner;
 use crate::{Buffer, Command, Commands, Device, Error, Executed, Fence, Handle, Info, Kernel};

@@ -22,12 +22,13 @@ mod tests;
 
 pub(crate) use error::StoreError;
 pub(crate) use manifest::Entry;
+pub(crate) use partial::sha256_of;
 pub(crate) use progress::{Progress, Terminal};
 
 use hub::{ANSWER_ASKED_MAX, ANSWER_MAX, Hub};
 use known::Known;
 use manifest::Manifest;
-use partial::{Expected, Partial, file_name, name_in, sha256_of};
+use partial::{Expected, Partial, file_name, name_in};
 use reference::Reference;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};

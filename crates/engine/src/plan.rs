@@ -1,0 +1,53 @@
+//! Commands of a step: the forward pass recorded for one bucket, then sampled.
+use crate::Error;
+use hal::{Buffer, Device, Prepared};
+use model::{Model, forward};
+use ops::{Bucket, Limits, Recorded, Recorder, Resources, Tensor, sample};
+
+/// Records the forward pass; returns the logits' tensor too. `sampling` adds the choice of the next tokens.
+pub(crate) fn record(
+    device: &dyn Device,
+    model: &Model,
+    resources: &Resources,
+    bucket: Bucket,
+    sampling: bool,
+) -> Result<(Recorded, Tensor), Error> {
+    let mut recorder = Recorder::new(device, resources, bucket);
+    let logits = forward(&mut recorder, model);
+    if sampling {
+        sample::record(&mut recorder, &logits);
+    }
+    Ok((recorder.finish()?, logits))
+}
+
+/// Makes recorded commands ready on a device.
+#[expect(unsafe_code, reason = "the one place where recorded commands reach a device")]
+pub(crate) fn prepare(
+    device: &dyn Device,
+    recorded: &Recorded,
+    arena: Buffer,
+) -> Result<Prepared, Error> {
+    // SAFETY: only ops record launches, each with the spans and constants of its own contract.
+    Ok(unsafe { device.prepare(&recorded.commands(arena))? })
+}
+
+/// The shapes of steps that get commands of their own, smallest first.
+pub(crate) fn buckets(limits: Limits) -> impl Iterator<Item = Bucket> {
+    let small = SMALL_BUCKETS.into_iter().filter(move |tokens| *tokens < limits.tokens);
+    small.chain([limits.tokens]).map(move |tokens| Bucket { tokens, rows: limits.rows.min(tokens) })
+}
+
+/// Tokens of the buckets below the prompt chunk: kernels choose their shape by bucket.
+const SMALL_BUCKETS: [u32; 3] = [1, 4, 32];
+
+/// Memory for the activations of the largest step: recorded on the null device, before anything is taken.
+pub(crate) fn activation_bytes(model: &Model, limits: Limits) -> Result<u64, Error> {
+    let null = std::sync::Arc::new(hal::null::Null::default()) as std::sync::Arc<dyn Device>;
+    let loaded = crate::load::load(&null, model, limits)?;
+    let mut bytes = 0;
+    for bucket in buckets(limits) {
+        let (recorded, _) = record(&*null, model, &loaded.resources, bucket, true)?;
+        bytes = bytes.max(recorded.arena_bytes());
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,123 @@
+//! The command line.
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Large language models on every processor this machine has.
+#[derive(Debug, Parser)]
+#[command(name = "russet", version, about, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answer a prompt. The answer goes to standard output, everything else to standard error
+    Run(RunArguments),
+    /// Print the logits of a prompt, for tests and comparisons
+    Logits(LogitsArguments),
+    /// Fetch a model into the store: a known name, hf:owner/repo[:file], or the path of a GGUF file
+    Pull {
+        /// Which model
+        model: String,
+    },
+    /// List the models in the store
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a model from the store. Files that were registered by path stay
+    Rm {
+        /// Its name in `russet list`
+        model: String,
+    },
+}
+
+/// Which model on which device.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ModelArguments {
+    /// A name from the store, a path to a GGUF file, or hf:owner/repo[:file]; fetched when missing
+    #[arg(long, short, default_value = "smollm2", value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Tokens of context [default: the model's own, or what fits into memory]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) ctx: Option<u32>,
+    /// Threads of the CPU device [default: as many as this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    /// auto, cpu, metal[:N], cuda[:N] or hip[:N]. A device that is named and cannot be opened is an error
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: String,
+}
+
+/// How tokens are chosen. Order: temperature, repetition penalty, top-k, top-p, min-p, draw.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SamplingArguments {
+    /// Tokens to answer with at most [default: until the model ends or the context is full]
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 always takes the most probable token
+    #[arg(long, short, default_value_t = 0.8, value_name = "T")]
+    pub(crate) temperature: f32,
+    /// Keep the K most probable tokens; 0 is off
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    pub(crate) top_k: u32,
+    /// Keep the most probable tokens that together have this probability; 1 is off
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub(crate) top_p: f32,
+    /// Keep tokens at least this probable compared with the most probable one; 0 is off
+    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    pub(crate) min_p: f32,
+    /// Make tokens that were seen less probable; 1 is off
+    #[arg(long, default_value_t = 1.0, value_name = "R")]
+    pub(crate) repetition_penalty: f32,
+    /// Same seed, same answer on the same device [default: drawn, and shown at the end]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The prompt; - or nothing reads standard input
+    pub(crate) prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+    /// Continue the prompt as plain text, without the model's chat template
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// System message of the chat
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// Write what ran as JSON: model, device, kernels with their time, tokens, seed, build
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
+    /// Print a hash of all logits that were sampled from
+    #[arg(long)]
+    pub(crate) logits_hash: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogitsArguments {
+    /// The prompt, as plain text; - or nothing reads standard input
+    pub(crate) prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// Token ids instead of a prompt, comma separated
+    #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with = "prompt")]
+    pub(crate) tokens: Option<Vec<u32>>,
+    /// Show so many of the most probable tokens at each position
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) top: usize,
+    /// Write all logits as f32, little endian, (positions, vocabulary)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print nothing but a hash of all logits
+    #[arg(long)]
+    pub(crate) hash: bool,
+}

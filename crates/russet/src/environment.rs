@@ -1,0 +1,39 @@
+//! The process environment, read once.
+use crate::store::{self, Sources, Store};
+use anyhow::Context as _;
+use std::path::PathBuf;
+
+/// What the environment says.
+#[derive(Clone, Debug)]
+pub(crate) struct Environment {
+    pub(crate) store_root: Option<PathBuf>,
+    pub(crate) sources: Sources,
+}
+
+impl Environment {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub(crate) fn read() -> Self {
+        let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            store_root: store::root_from(
+                path("RUSSET_HOME"),
+                path("XDG_DATA_HOME"),
+                std::env::home_dir(),
+            ),
+            sources: Sources {
+                hub_endpoint: text("HF_ENDPOINT"),
+                hub_token: text("HF_TOKEN"),
+                python: path("RUSSET_PYTHON").unwrap_or_else(|| PathBuf::from("python3")),
+            },
+        }
+    }
+
+    /// The model store.
+    pub(crate) fn store(&self) -> anyhow::Result<Store> {
+        let root = self.store_root.as_ref();
+        let root =
+            root.context("no place for models: set RUSSET_HOME to a directory for the store")?;
+        Ok(Store::open(root)?)
+    }
+}

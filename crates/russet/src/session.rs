@@ -1,0 +1,147 @@
+//! A model opened for use: tokenizer, template and engine together.
+use crate::args::{ModelArguments, SamplingArguments};
+use crate::environment::Environment;
+use crate::store::Terminal;
+use anyhow::Context as _;
+use engine::{Engine, Options, Params, context_that_fits};
+use hal::cpu::CpuOptions;
+use model::Model;
+use model::chat::{ChatTemplate, LocalTime, Message};
+use model::gguf::Gguf;
+use model::tokenizer::Tokenizer;
+use ops::sample::Sampler;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// What the user asked for.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) engine: Engine,
+    /// None for a model that is not made for chat.
+    pub(crate) template: Option<ChatTemplate>,
+}
+
+/// What an engine does beside answering.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watch {
+    /// Measure each kernel.
+    pub(crate) kernels: bool,
+    pub(crate) logits_hash: bool,
+}
+
+impl Session {
+    /// Finds the model, fetching it when it is missing, opens the device and prepares everything.
+    pub(crate) fn open(
+        arguments: &ModelArguments,
+        watch: Watch,
+        environment: &Environment,
+    ) -> anyhow::Result<Self> {
+        let path = find(&arguments.model, environment)?;
+        let gguf = Gguf::open(&path)?;
+        let threads = arguments.threads.map(|threads| threads as usize);
+        let selection = hal::open(&arguments.device, CpuOptions { threads })?;
+        if arguments.device == "auto" {
+            say_what_was_passed_over(&selection);
+        }
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata())
+            .with_context(|| format!("{}: the tokenizer cannot be built", path.display()))?;
+        let template = match ChatTemplate::from_gguf(gguf.metadata(), &tokenizer) {
+            Ok(template) => Some(template),
+            Err(model::chat::Error::NoTemplate) => None,
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        let (model, context) = open_model(gguf, arguments.ctx)?;
+        let options = Options {
+            timing: if watch.kernels { hal::Timing::PerKernel } else { hal::Timing::Off },
+            hash_logits: watch.logits_hash,
+            ..Options::single(context)
+        };
+        let engine = Engine::new(selection.device, Arc::new(model), options)?;
+        Ok(Self { name: arguments.model.clone(), path, tokenizer, engine, template })
+    }
+
+    /// The tokens of a chat, up to where the answer begins.
+    pub(crate) fn chat_tokens(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
+        let template = self.template.as_ref().with_context(|| {
+            format!(
+                "{} has no chat template: it only continues text, use --raw",
+                self.path.display()
+            )
+        })?;
+        let prompt = template.render(messages, true, LocalTime(seconds_since_1970()))?;
+        Ok(self.tokenizer.encode_prompt(&prompt)?)
+    }
+
+    /// How the engine continues a prompt.
+    pub(crate) fn params(&self, sampling: &SamplingArguments) -> Params {
+        let sampler = Sampler {
+            temperature: sampling.temperature,
+            repetition_penalty: sampling.repetition_penalty,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            seed: sampling.seed.unwrap_or_else(drawn_seed),
+            draw: 0,
+        };
+        Params {
+            sampler,
+            tokens_max: sampling.max_tokens.unwrap_or(u32::MAX),
+            end_tokens: self.tokenizer.end_of_generation().to_vec(),
+        }
+    }
+}
+
+/// The file behind a name, a path or a reference to the hub.
+pub(crate) fn find(name: &str, environment: &Environment) -> anyhow::Result<PathBuf> {
+    Ok(environment.store()?.resolve(name, &environment.sources, &mut Terminal::default())?)
+}
+
+/// The model with the context asked for, or the largest that is sensible here.
+pub(crate) fn open_model(gguf: Gguf, ctx: Option<u32>) -> anyhow::Result<(Model, u32)> {
+    let free = hal::cpu::memory_bytes_free().unwrap_or(u64::MAX);
+    let model = Model::from_gguf(gguf, ctx.unwrap_or(0))?;
+    let own = model.config.context;
+    let context = ctx.unwrap_or_else(|| context_that_fits(&model, free));
+    if ctx.is_none() && context < own {
+        say(&format!(
+            "context: {context} of the model's {own} tokens, so that the KV cache fits into memory"
+        ));
+    }
+    if context > own {
+        say(&format!("context: {context} tokens are more than the {own} the model was made for"));
+    }
+    // The context decides between LongRoPE's factors, so a model that was opened without one is opened again.
+    let model = if ctx.is_none() { Model::from_gguf(model.gguf, context)? } else { model };
+    Ok((model, context))
+}
+
+fn say_what_was_passed_over(selection: &hal::Selection) {
+    let reason =
+        |row: &hal::Row| row.device.as_ref().err().map(|why| format!("{}: {why}", row.kind.name()));
+    let reasons: Vec<String> = selection.passed_over.iter().filter_map(reason).collect();
+    if !reasons.is_empty() && selection.worth_saying() {
+        say(&format!("device: {} ({})", selection.device.info().kind.name(), reasons.join("; ")));
+    }
+}
+
+/// One line for the user, on standard error.
+#[expect(clippy::print_stderr, reason = "everything but the answer goes to standard error")]
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+fn seconds_since_1970() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or(0)
+}
+
+/// A seed from the system's randomness, by way of the standard library's hasher.
+fn drawn_seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // 32 bits are easier to type again.
+    std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32
+}
