@@ -125,7 +125,12 @@ impl<'a> Keys<'a> {
         format!("{}.{name}", self.prefix)
     }
 
-    fn bad(&self, name: &str, found: impl ToString, expected: impl ToString) -> Error {
+    fn bad(
+        &self,
+        name: &str,
+        found: &dyn std::fmt::Display,
+        expected: &dyn std::fmt::Display,
+    ) -> Error {
         let (found, expected) = (found.to_string(), expected.to_string());
         Error::BadField { file: self.file.clone(), field: self.key(name), found, expected }
     }
@@ -134,7 +139,7 @@ impl<'a> Keys<'a> {
     fn size(&self, name: &str, max: u32) -> Result<u32, Error> {
         match self.uniform(name)? {
             Some(value) if (1..=max).contains(&value) => Ok(value),
-            Some(value) => Err(self.bad(name, value, format!("1 to {max}"))),
+            Some(value) => Err(self.bad(name, &value, &format!("1 to {max}"))),
             None => Ok(self.metadata.u32(&self.key(name))?),
         }
     }
@@ -158,7 +163,7 @@ impl<'a> Keys<'a> {
         };
         match values.first() {
             Some(first) if values.iter().all(|value| value == first) => {
-                Ok(Some(u32::try_from(*first).map_err(|_| self.bad(name, first, "a size"))?))
+                Ok(Some(u32::try_from(*first).map_err(|_| self.bad(name, first, &"a size"))?))
             }
             _ => Err(Error::Unsupported {
                 file: self.file.clone(),
@@ -173,7 +178,7 @@ impl<'a> Keys<'a> {
     fn positive(&self, name: &str) -> Result<Option<f32>, Error> {
         match self.metadata.opt_f32(&self.key(name))? {
             Some(value) if !(value.is_finite() && value > 0.0) => {
-                Err(self.bad(name, value, "a positive number"))
+                Err(self.bad(name, &value, &"a positive number"))
             }
             value => Ok(value),
         }
@@ -204,8 +209,8 @@ impl Config {
         if vocabulary == 0 || vocabulary >= ops::FEEDBACK {
             return Err(keys.bad(
                 "token_embd.weight rows",
-                embedding.rows(),
-                "a vocabulary below 2^31",
+                &embedding.rows(),
+                &"a vocabulary below 2^31",
             ));
         }
         Self::read(&keys, *row, vocabulary)
@@ -219,8 +224,8 @@ impl Config {
         if !heads.is_multiple_of(kv_heads) {
             return Err(keys.bad(
                 "attention.head_count_kv",
-                kv_heads,
-                format!("a divisor of {heads} heads"),
+                &kv_heads,
+                &format!("a divisor of {heads} heads"),
             ));
         }
         let head_dim = keys.opt_size("attention.key_length", DIM_MAX)?.unwrap_or(dim / heads);
@@ -228,8 +233,8 @@ impl Config {
         if value_length != head_dim {
             return Err(keys.bad(
                 "attention.value_length",
-                value_length,
-                format!("{head_dim}, the key length"),
+                &value_length,
+                &format!("{head_dim}, the key length"),
             ));
         }
         let context = keys.size("context_length", 1 << 30)?;
@@ -278,19 +283,14 @@ impl Keys<'_> {
     fn local_layers(&self, row: Row, layers: u32, window: Option<u32>) -> Result<Vec<bool>, Error> {
         let name = "attention.sliding_window_pattern";
         let key = self.key(name);
-        let period = match (window, row.window_pattern) {
-            (Some(_), Some(period)) => period,
-            _ => return Ok(vec![false; layers as usize]),
+        let (Some(_), Some(period)) = (window, row.window_pattern) else {
+            return Ok(vec![false; layers as usize]);
         };
         let period = match self.metadata.get(&key) {
             Some(Value::Array(crate::gguf::Array::Bool(local))) => {
                 let local: Vec<bool> = local.clone();
                 if local.len() != layers as usize {
-                    return Err(self.bad(
-                        name,
-                        format!("{} entries", local.len()),
-                        format!("{layers}"),
-                    ));
+                    return Err(self.bad(name, &format!("{} entries", local.len()), &layers));
                 }
                 return Ok(local);
             }
@@ -303,7 +303,7 @@ impl Keys<'_> {
     fn rope(&self, head_dim: u32, context: u32) -> Result<RopeConfig, Error> {
         let dims = self.opt_size("rope.dimension_count", head_dim)?.unwrap_or(head_dim);
         if !dims.is_multiple_of(2) {
-            return Err(self.bad("rope.dimension_count", dims, "an even number"));
+            return Err(self.bad("rope.dimension_count", &dims, &"an even number"));
         }
         let context_before =
             self.opt_size("rope.scaling.original_context_length", 1 << 30)?.unwrap_or(context);
@@ -334,7 +334,7 @@ impl Keys<'_> {
             None | Some(0.0) => 1.0,
             Some(factor) if factor.is_finite() && factor > 0.0 => factor,
             Some(factor) => {
-                return Err(self.bad("rope.scaling.factor", factor, "a positive number"));
+                return Err(self.bad("rope.scaling.factor", &factor, &"a positive number"));
             }
         };
         match self.metadata.opt_str(&self.key("rope.scaling.type"))?.unwrap_or("linear") {

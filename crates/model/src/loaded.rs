@@ -136,7 +136,12 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    fn bad(&self, field: &str, found: impl ToString, expected: impl ToString) -> Error {
+    fn bad(
+        &self,
+        field: &str,
+        found: &dyn std::fmt::Display,
+        expected: &dyn std::fmt::Display,
+    ) -> Error {
         let file = self.gguf.path().display().to_string();
         let (found, expected) = (found.to_string(), expected.to_string());
         Error::BadField { file, field: field.to_owned(), found, expected }
@@ -146,7 +151,11 @@ impl Load<'_> {
         let info = self.gguf.tensor(name)?;
         if (info.rows(), info.columns()) != (u64::from(rows), u64::from(columns)) {
             let found = format!("of shape {:?}", info.shape);
-            return Err(self.bad(&format!("tensor {name}"), found, format!("[{columns}, {rows}]")));
+            return Err(self.bad(
+                &format!("tensor {name}"),
+                &found,
+                &format!("[{columns}, {rows}]"),
+            ));
         }
         self.gguf.check_scales(info)?;
         Ok(info)
@@ -256,8 +265,8 @@ impl Load<'_> {
         match values.iter().find(|value| !(value.is_finite() && **value > 0.0)) {
             Some(value) => Err(self.bad(
                 &format!("tensor {name}"),
-                format!("{value} somewhere"),
-                "positive numbers",
+                &format!("{value} somewhere"),
+                &"positive numbers",
             )),
             None => Ok(Some(values)),
         }
