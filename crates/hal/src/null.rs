@@ -15,6 +15,7 @@ pub struct Null {
 struct State {
     buffers: Slots<u64>,
     kernels: Slots<&'static Program>,
+    loaded: Vec<Kernel>,
     prepared: Slots<Commands>,
 }
 
@@ -24,7 +25,7 @@ impl Default for Null {
         let buffers = Slots::new("buffer", owner);
         let (kernels, prepared) = (Slots::new("kernel", owner), Slots::new("prepared", owner));
         let info = Info { name: "null".to_owned(), ..Info::new(Kind::Null) };
-        Self { info, state: Mutex::new(State { buffers, kernels, prepared }) }
+        Self { info, state: Mutex::new(State { buffers, kernels, loaded: Vec::new(), prepared }) }
     }
 }
 
@@ -70,7 +71,15 @@ impl Device for Null {
         self.state().buffers.get(source.buffer.0).map(drop)
     }
     fn load(&self, program: &'static Program) -> Result<Kernel> {
-        Ok(Kernel(self.state().kernels.insert(program)))
+        let mut state = self.state();
+        for kernel in &state.loaded {
+            if std::ptr::eq(*state.kernels.get(kernel.0)?, program) {
+                return Ok(*kernel);
+            }
+        }
+        let kernel = Kernel(state.kernels.insert(program));
+        state.loaded.push(kernel);
+        Ok(kernel)
     }
     unsafe fn prepare(&self, commands: &Commands) -> Result<Prepared> {
         let mut state = self.state();

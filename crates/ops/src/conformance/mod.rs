@@ -2,14 +2,15 @@
 //!
 //! A case is a [`Setup`] (weights, steps, caches) and a [`Forward`] (calls on any [`Ops`]). [`check`] runs it through
 //! [`Reference`] and, recorded once and submitted for every step, on each device. Memory that no op may read is filled
-//! with 0xff: NaN as f32 and F16, out of range as an index. Memory that no op may write must keep it.
+//! with poison: NaN as a number, out of range as an index. Memory that no op may write must keep it.
 mod layer;
 mod random;
 mod recording;
 mod setup;
+mod stepwise;
 
 pub(crate) use random::{Random, random_row};
-pub(crate) use setup::{Setup, VOCABULARY, token};
+pub(crate) use setup::{POISON_F16, Setup, VOCABULARY, token};
 
 use crate::{Matrix, Ops};
 use hal::Device;
@@ -52,7 +53,9 @@ pub(crate) fn subjects() -> Vec<Subject> {
     };
     let null = Box::new(hal::null::Null::default());
     let null = Subject { name: "null".to_owned(), device: null, executes: false };
-    vec![null, cpu(1), cpu(2), cpu(3)]
+    let stepwise = Box::new(stepwise::Stepwise::open());
+    let stepwise = Subject { name: "cpu by commands".to_owned(), device: stepwise, executes: true };
+    vec![null, stepwise, cpu(1), cpu(2), cpu(3)]
 }
 
 /// Runs a case everywhere. `tolerances` has one entry per tensor that `forward` returns, or one for all.

@@ -68,6 +68,15 @@ fn every_hazard_of_a_layer_has_a_barrier_and_no_barrier_is_idle() {
     }
 }
 
+#[test]
+fn a_program_loaded_twice_is_one_kernel() {
+    for subject in super::subjects() {
+        let load = |program| subject.device.load(program).expect("it loads");
+        assert_eq!(load(&crate::norm::NORM), load(&crate::norm::NORM), "{}", subject.name);
+        assert_ne!(load(&crate::norm::NORM), load(&crate::add::ADD), "{}", subject.name);
+    }
+}
+
 /// A recorder with nothing to record.
 fn with_recorder(f: impl FnOnce(&mut Recorder<'_>)) {
     let device = Null::default();

@@ -1,5 +1,5 @@
 //! Cases of `write_kv`: the cache bit for bit, with every place that no token owns untouched.
-use crate::conformance::{Forward, Setup, subjects, token};
+use crate::conformance::{Forward, POISON_F16, Setup, subjects, token};
 use crate::{Attention, Cache, Matrix, Ops, Weight};
 use half::f16;
 
@@ -49,7 +49,7 @@ fn only_the_tokens_places_are_written() {
                 to.write_kv(&tensors[0], &tensors[1], &attention);
                 tensors
             });
-            let mut caches = ran[0].caches[0].clone().map(|cache| vec![0xffff; cache.len()]);
+            let mut caches = ran[0].caches[0].clone().map(|cache| vec![POISON_F16; cache.len()]);
             for (step, ran) in ran.iter().enumerate() {
                 for (cache, rows) in caches.iter_mut().zip(&expected[step]) {
                     store(cache, &setup, step, rows, shape);
