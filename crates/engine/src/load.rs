@@ -66,7 +66,7 @@ fn resources(taking: &mut Taking<'_>, model: &Model, limits: Limits) -> Result<R
         caches.push(CacheSpans { k: taking.span(bytes)?, v: taking.span(bytes)?, shape });
     }
     let sampled = taking.span(4 * u64::from(limits.rows))?;
-    Ok(Resources { weights, inputs: Inputs { whole, limits }, caches, sampled })
+    Ok(Resources { weights, packed: Vec::new(), inputs: Inputs { whole, limits }, caches, sampled })
 }
 
 /// Weights stay in the mapped file; tensors made at load are copied.

@@ -20,6 +20,7 @@ mod record;
 mod reference;
 pub mod rope;
 pub mod sample;
+pub mod simd;
 mod terms;
 pub mod write_kv;
 

@@ -1,4 +1,6 @@
 //! The reader that records: a forward pass becomes commands for one device, prepared once and submitted every step.
+use crate::linear::pack;
+use crate::simd::Family;
 use crate::{
     Activation, Attention, Cache, Epilogue, Hidden, Inputs, Linear, Norm, Ops, Rope, Weight,
 };
@@ -26,6 +28,8 @@ pub struct CacheSpans {
 pub struct Resources {
     /// One span per tensor of the model, in the order of [`Weight::tensor`].
     pub weights: Vec<Span>,
+    /// Which tensors lie in packed tiles (see [`crate::linear::pack`]); a tensor past the end does not.
+    pub packed: Vec<bool>,
     pub inputs: Inputs,
     /// One per layer.
     pub caches: Vec<CacheSpans>,
@@ -150,6 +154,7 @@ pub struct Recorder<'a> {
     device: &'a dyn Device,
     pub(crate) resources: &'a Resources,
     pub(crate) bucket: Bucket,
+    pub(crate) family: Family,
     arena: Rc<RefCell<Arena>>,
     list: Vec<Command>,
     places: Vec<Place>,
@@ -174,12 +179,19 @@ impl<'a> Recorder<'a> {
             device,
             resources,
             bucket,
+            family: Family::host(),
             arena: Rc::default(),
             list: Vec::new(),
             places: Vec::new(),
             constants: Vec::new(),
             failed: None,
         }
+    }
+
+    /// Records kernels of a lower family than this processor has: for tests and comparisons.
+    #[must_use]
+    pub fn with_family(self, family: Family) -> Self {
+        Self { family: family.at_most_host(), ..self }
     }
 
     /// Ends the recording.
@@ -212,7 +224,17 @@ impl<'a> Recorder<'a> {
     }
 
     pub(crate) fn weight(&self, weight: &Weight) -> Span {
-        self.resources.weights[weight.tensor as usize].part(weight.offset(), weight.bytes())
+        let span = self.resources.weights[weight.tensor as usize];
+        if self.weight_is_packed(weight) {
+            return span
+                .part(packed_offset(weight, weight.first_row), packed_offset(weight, weight.rows));
+        }
+        span.part(weight.offset(), weight.bytes())
+    }
+
+    /// Whether the weight's tensor lies in packed tiles.
+    pub(crate) fn weight_is_packed(&self, weight: &Weight) -> bool {
+        self.resources.packed.get(weight.tensor as usize).copied().unwrap_or(false)
     }
 
     pub(crate) fn counts(&self) -> Operand {
@@ -250,6 +272,12 @@ impl<'a> Recorder<'a> {
             constants: start..index(self.constants.len()),
         }));
     }
+}
+
+/// Bytes of the packed tiles of `rows` rows. Panics when they are no whole number of tiles: the loader packs no such tensor.
+fn packed_offset(weight: &Weight, rows: u32) -> u64 {
+    let bytes = pack::tiles_bytes(weight.format, u64::from(rows), weight.columns as usize);
+    bytes.expect("the loader packs whole tiles only")
 }
 
 impl Recorded {

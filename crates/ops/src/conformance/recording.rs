@@ -87,7 +87,13 @@ fn with_recorder(f: impl FnOnce(&mut Recorder<'_>)) {
     let limits =
         Limits { tokens: 1, rows: 1, sequences: 1, blocks: 1, block_tokens: 1, vocabulary: 1 };
     let inputs = Inputs { whole: span(limits.bytes()), limits };
-    let resources = Resources { weights: Vec::new(), inputs, caches: Vec::new(), sampled: span(4) };
+    let resources = Resources {
+        weights: Vec::new(),
+        packed: Vec::new(),
+        inputs,
+        caches: Vec::new(),
+        sampled: span(4),
+    };
     f(&mut Recorder::new(&device, &resources, Bucket { tokens: 1, rows: 1 }));
 }
 

@@ -1,7 +1,9 @@
 //! What a case computes on, and how it runs on one device.
 use super::{Forward, Random, random_row};
 use crate::format::Format;
+use crate::linear::pack;
 use crate::sample::Sampler;
+use crate::simd::Family;
 use crate::{
     Batch, Bucket, Cache, CacheSpans, FEEDBACK, Inputs, Limits, Matrix, Recorder, Reference,
     Resources, Tensor, Token, Weight,
@@ -27,6 +29,9 @@ pub(crate) struct Setup {
     seed: u64,
     pub(crate) random: Random,
     tensors: Vec<Vec<u8>>,
+    weights: Vec<Weight>,
+    /// Matrices lie in packed tiles where this family's kernels take them; the family is recorded.
+    pub(crate) packed_for: Option<Family>,
     steps: Vec<Vec<Token>>,
     pub(crate) caches: Vec<Cache>,
     pub(crate) block_tokens: u32,
@@ -56,6 +61,8 @@ impl Setup {
             seed,
             random: Random::new(seed),
             tensors: Vec::new(),
+            weights: Vec::new(),
+            packed_for: None,
             steps: Vec::new(),
             caches: Vec::new(),
             block_tokens: 16,
@@ -73,7 +80,28 @@ impl Setup {
     fn tensor(&mut self, format: Format, rows: u32, columns: u32, bytes: Vec<u8>) -> Weight {
         self.tensors.push(bytes);
         let tensor = u32::try_from(self.tensors.len() - 1).expect("few tensors");
-        Weight { tensor, format, first_row: 0, rows, columns }
+        let weight = Weight { tensor, format, first_row: 0, rows, columns };
+        self.weights.push(weight);
+        weight
+    }
+
+    /// Bytes of a packed tensor, or None where it stays as in the file.
+    fn packed_bytes(&self, weight: &Weight) -> Option<u64> {
+        let Weight { format, rows, columns, .. } = *weight;
+        pack::packed_bytes(self.packed_for?, format, rows.into(), columns as usize)
+    }
+
+    /// A tensor's bytes as the device gets them.
+    fn on_device(&self, weight: &Weight, bytes: &[u8]) -> Vec<u8> {
+        let Some(packed_bytes) = self.packed_bytes(weight) else { return bytes.to_vec() };
+        let mut packed = vec![0xff_u8; usize::try_from(packed_bytes).expect("small")];
+        let tiles = weight.rows as usize / pack::TILE_ROWS;
+        let rows = bytes.chunks_exact(bytes.len() / tiles);
+        let tile_bytes = packed.len() / tiles;
+        for (rows, tile) in rows.zip(packed.chunks_exact_mut(tile_bytes)) {
+            pack::pack(weight.format, weight.columns as usize, rows, tile);
+        }
+        packed
     }
 
     /// Random weights, see [`random_row`].
@@ -232,7 +260,8 @@ impl Setup {
         look: impl FnOnce(&Commands),
     ) -> Vec<Ran> {
         let resources = self.resources(device);
-        let mut recorder = Recorder::new(device, &resources, self.bucket());
+        let family = self.packed_for.unwrap_or(Family::host());
+        let mut recorder = Recorder::new(device, &resources, self.bucket()).with_family(family);
         let outputs = record(&mut recorder);
         let capacities: Vec<u32> =
             outputs.iter().map(|tensor| recorder.capacity(tensor.rows_of)).collect();
@@ -276,11 +305,13 @@ impl Setup {
     }
 
     fn resources(&self, device: &dyn Device) -> Resources {
-        let weights = self.tensors.iter().map(|bytes| {
+        let weights = self.tensors.iter().zip(&self.weights).map(|(bytes, weight)| {
+            let bytes = self.on_device(weight, bytes);
             let span = alloc(device, bytes.len() as u64);
-            device.write(span, bytes).expect("it fits");
+            device.write(span, &bytes).expect("it fits");
             span
         });
+        let packed = self.weights.iter().map(|weight| self.packed_bytes(weight).is_some());
         let limits = self.limits();
         let inputs = Inputs { whole: poisoned(device, limits.bytes()), limits };
         for sequence in 0..limits.sequences {
@@ -315,7 +346,8 @@ impl Setup {
         let known = samples.len().min(usize::try_from(sampled.bytes).expect("small"));
         device.write(sampled, &samples[..known]).expect("it fits");
         let caches = self.caches.iter().map(cache).collect();
-        Resources { weights: weights.collect(), inputs, caches, sampled }
+        let (weights, packed) = (weights.collect(), packed.collect());
+        Resources { weights, packed, inputs, caches, sampled }
     }
 }
 

@@ -1,4 +1,6 @@
 //! Cases of `linear` and of the composites that fuse it: every format, alone and beside others.
+mod packed;
+
 use super::is_float;
 use crate::conformance::{FLOAT, Forward, INT8, Setup, Tolerance, check, token};
 use crate::format::Format;

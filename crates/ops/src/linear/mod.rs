@@ -2,28 +2,43 @@
 //!
 //! Contract: x is `(rows, in)`, each W is `(out, in)` in its storage format, each y is `(rows, out)`. Quantized formats take
 //! x as int8 blocks (see [`crate::quantize`]) and multiply integers; float formats take x in f32.
+//!
+//! Weights of quantized formats may lie in packed tiles ([`pack`]), where a family of kernels (see [`crate::simd`]) multiplies
+//! them at the speed of memory or of the dot-product units. Other weights lie as in the file and go through [`blocks`], which
+//! also defines what codes, scales and offsets are.
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod blocks;
 #[cfg(test)]
 mod cases;
 mod cpu;
+pub mod pack;
 pub mod reference;
+mod tiles;
 
 use crate::format::Format;
 use crate::quantize::{self, Quantized};
-use crate::record::{Operand, Recorder, RowsOf, Spread, Tensor, read, write};
-use crate::{Activation, Epilogue, Hidden, Linear, Norm};
+use crate::record::{Operand, Recorder, Room, Spread, Tensor, read, write};
+use crate::{Activation, Epilogue, Hidden, Linear, Norm, NormKind};
 
 /// Spans: counts, codes, scales, sums, then per matrix W and y (written), then the biases that exist, in order.
 pub static INTEGER: hal::Program = hal::Program { name: "linear_int8", host: cpu::integer };
 /// Spans: counts, x, then as [`INTEGER`].
 pub static FLOAT: hal::Program = hal::Program { name: "linear_float", host: cpu::float };
 
+/// Spans: counts, panel, then as [`INTEGER`].
+pub static TILES: hal::Program = hal::Program { name: "linear_tiles", host: tiles::from_panel };
+/// Spans: counts, x, then weight and bias of the norm if there is one, then as [`INTEGER`].
+pub static TILES_OF_ROWS: hal::Program =
+    hal::Program { name: "linear_tiles_of_rows", host: tiles::from_rows };
+
 /// Matrices of one launch.
 const PARTS: usize = 3;
 
 hal::args! {
-    /// Arguments of both programs. `bias_mask` has a bit per matrix; `epilogue` is 0 store, 1 accumulate, 2 + i gate and
-    /// 5 + i activate with activation i.
+    /// Arguments of all programs. `bias_mask` has a bit per matrix; `epilogue` is 0 store, 1 accumulate, 2 + i gate and
+    /// 5 + i activate with activation i. `norm` counts the norm's vectors; it, `layer` and `epsilon` are for
+    /// [`TILES_OF_ROWS`] only, `family` for both programs of tiles.
     pub struct Args {
         pub columns: u32,
         pub count_index: u32,
@@ -36,6 +51,10 @@ hal::args! {
         pub format_0: u32,
         pub format_1: u32,
         pub format_2: u32,
+        pub family: u32,
+        pub norm: u32,
+        pub layer: u32,
+        pub epsilon: f32,
     }
 }
 
@@ -64,41 +83,70 @@ const fn is_float(format: Format) -> bool {
     matches!(format, Format::F32 | Format::F16 | Format::Bf16)
 }
 
-/// An input in the forms that its matrices need.
-struct Input {
-    rows_of: RowsOf,
-    columns: u32,
-    float: Option<FloatInput>,
-    integer: Option<Quantized>,
+/// How a matrix takes its input: one program for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Float,
+    Integer,
+    Tiles,
 }
 
-/// The given tensor, or a normalized copy of it.
-enum FloatInput {
-    Given(crate::record::Place),
-    Made(Tensor),
-}
+const FORMS: [Form; 3] = [Form::Float, Form::Integer, Form::Tiles];
 
-fn input(to: &mut Recorder<'_>, x: &Tensor, norm: Option<&Norm>, linears: &[&Linear]) -> Input {
-    let any = |float: bool| linears.iter().any(|linear| is_float(linear.weight.format) == float);
-    let float = any(true).then(|| match norm {
-        None => FloatInput::Given(x.room.place()),
-        Some(norm) => {
-            let y = to.tensor(x.rows_of, x.columns);
-            crate::norm::record(to, x, norm, &y, false);
-            FloatInput::Made(y)
+impl Form {
+    fn of(to: &Recorder<'_>, linear: &Linear) -> Self {
+        if to.weight_is_packed(&linear.weight) {
+            Self::Tiles
+        } else if is_float(linear.weight.format) {
+            Self::Float
+        } else {
+            Self::Integer
         }
-    });
-    let integer = any(false).then(|| quantize::record(to, x, norm));
-    Input { rows_of: x.rows_of, columns: x.columns, float, integer }
+    }
 }
 
-impl Input {
-    fn operands(&self, float: bool) -> Vec<Operand> {
-        match (&self.float, &self.integer) {
-            (Some(FloatInput::Given(place)), _) if float => vec![read(*place)],
-            (Some(FloatInput::Made(tensor)), _) if float => vec![read(tensor.room.place())],
-            (_, Some(q)) => [&q.codes, &q.scales, &q.sums].map(|room| read(room.place())).to_vec(),
-            _ => unreachable!("`input` made the form for every format"),
+/// An input in the form that a launch needs.
+enum Input<'a> {
+    /// Numbers, with a norm that the launch applies itself.
+    Given(&'a Tensor, Option<&'a Norm>),
+    Normalized(Tensor),
+    Quantized(Quantized),
+    Panel(Room),
+}
+
+impl<'a> Input<'a> {
+    fn new(to: &mut Recorder<'_>, form: Form, x: &'a Tensor, norm: Option<&'a Norm>) -> Self {
+        match (form, norm) {
+            (Form::Float, None) => Self::Given(x, None),
+            (Form::Float, Some(norm)) => {
+                let y = to.tensor(x.rows_of, x.columns);
+                crate::norm::record(to, x, norm, &y, false);
+                Self::Normalized(y)
+            }
+            (Form::Integer, norm) => Self::Quantized(quantize::record(to, x, norm)),
+            (Form::Tiles, norm) if to.capacity(x.rows_of) <= tiles::FUSED_TOKENS => {
+                Self::Given(x, norm)
+            }
+            (Form::Tiles, norm) => Self::Panel(quantize::record_panel(to, x, norm)),
+        }
+    }
+
+    fn operands(&self, to: &Recorder<'_>) -> Vec<Operand> {
+        match self {
+            Self::Given(x, norm) => {
+                let norm = quantize::norm_operands(to, *norm);
+                std::iter::once(read(x.room.place())).chain(norm).collect()
+            }
+            Self::Normalized(x) => vec![read(x.room.place())],
+            Self::Quantized(q) => [&q.codes, &q.scales, &q.sums].map(|r| read(r.place())).to_vec(),
+            Self::Panel(room) => vec![read(room.place())],
+        }
+    }
+
+    const fn norm(&self) -> Option<&Norm> {
+        match self {
+            Self::Given(_, norm) => *norm,
+            _ => None,
         }
     }
 }
@@ -110,13 +158,12 @@ pub(crate) fn record<const N: usize>(
     norm: Option<&Norm>,
     linears: [&Linear; N],
 ) -> [Tensor; N] {
-    let input = input(to, x, norm, &linears);
     let outputs = linears.map(|linear| to.tensor(x.rows_of, linear.weight.rows));
-    for float in [true, false] {
-        let same = |(linear, _): &(&Linear, &Tensor)| is_float(linear.weight.format) == float;
+    for form in FORMS {
+        let same = |(linear, _): &(&Linear, &Tensor)| Form::of(to, linear) == form;
         let parts: Vec<_> = linears.iter().copied().zip(&outputs).filter(same).collect();
         if !parts.is_empty() {
-            launch(to, &input, &parts, Epilogue::Store);
+            launch(to, form, (x, norm), &parts, Epilogue::Store);
         }
     }
     outputs
@@ -130,8 +177,7 @@ pub(crate) fn record_into(
     epilogue: Epilogue,
     y: &Tensor,
 ) {
-    let input = input(to, x, None, &[linear]);
-    launch(to, &input, &[(linear, y)], epilogue);
+    launch(to, Form::of(to, linear), (x, None), &[(linear, y)], epilogue);
 }
 
 /// Records the hidden row of a feed-forward block in as few launches as its formats allow.
@@ -142,31 +188,37 @@ pub(crate) fn record_hidden(
     hidden: &Hidden,
 ) -> Tensor {
     let gate = &hidden.gate;
+    let form = Form::of(to, gate);
     let Some(up) = &hidden.up else {
-        let input = input(to, x, Some(norm), &[gate]);
         let y = to.tensor(x.rows_of, gate.weight.rows);
-        launch(to, &input, &[(gate, &y)], Epilogue::Activate(hidden.activation));
+        launch(to, form, (x, Some(norm)), &[(gate, &y)], Epilogue::Activate(hidden.activation));
         return y;
     };
-    if is_float(gate.weight.format) != is_float(up.weight.format) {
+    if form != Form::of(to, up) {
         let [y, up] = record(to, x, Some(norm), [gate, up]);
         crate::activate::record(to, &y, Some(&up), hidden.activation);
         return y;
     }
-    let input = input(to, x, Some(norm), &[gate, up]);
     let y = to.tensor(x.rows_of, gate.weight.rows);
     let second = to.tensor(x.rows_of, up.weight.rows);
-    launch(to, &input, &[(gate, &y), (up, &second)], Epilogue::Gate(hidden.activation));
+    let parts = [(gate, &y), (up, &second)];
+    launch(to, form, (x, Some(norm)), &parts, Epilogue::Gate(hidden.activation));
     y
 }
 
-fn launch(to: &mut Recorder<'_>, input: &Input, parts: &[(&Linear, &Tensor)], epilogue: Epilogue) {
-    let float = is_float(parts[0].0.weight.format);
+fn launch(
+    to: &mut Recorder<'_>,
+    form: Form,
+    (x, norm): (&Tensor, Option<&Norm>),
+    parts: &[(&Linear, &Tensor)],
+    epilogue: Epilogue,
+) {
+    let input = Input::new(to, form, x, norm);
     let mut operands = vec![to.counts()];
-    operands.extend(input.operands(float));
+    operands.extend(input.operands(to));
     let (mut rows, mut formats, mut bias_mask) = ([0; PARTS], [0; PARTS], 0);
     for (i, (linear, y)) in parts.iter().enumerate() {
-        assert_eq!(linear.weight.columns, input.columns, "the loader checked the shapes");
+        assert_eq!(linear.weight.columns, x.columns, "the loader checked the shapes");
         (rows[i], formats[i]) = (linear.weight.rows, linear.weight.format as u32);
         bias_mask |= u32::from(linear.bias.is_some()) << i;
         operands.extend([read(to.weight(&linear.weight)), write(y.room.place())]);
@@ -174,8 +226,8 @@ fn launch(to: &mut Recorder<'_>, input: &Input, parts: &[(&Linear, &Tensor)], ep
     let biases = parts.iter().filter_map(|(linear, _)| linear.bias.as_ref());
     operands.extend(biases.map(|bias| read(to.weight(bias))));
     let args = Args {
-        columns: input.columns,
-        count_index: input.rows_of.count_index(),
+        columns: x.columns,
+        count_index: x.rows_of.count_index(),
         parts: u32::try_from(parts.len()).expect("at most three"),
         bias_mask,
         epilogue: epilogue.code(),
@@ -185,9 +237,19 @@ fn launch(to: &mut Recorder<'_>, input: &Input, parts: &[(&Linear, &Tensor)], ep
         format_0: formats[0],
         format_1: formats[1],
         format_2: formats[2],
+        family: to.family.code(),
+        norm: input.norm().map_or(0, |norm| 1 + u32::from(norm.bias.is_some())),
+        layer: u32::from(input.norm().is_some_and(|norm| norm.kind == NormKind::Layer)),
+        epsilon: input.norm().map_or(0.0, |norm| norm.epsilon),
     };
-    let program = if float { &FLOAT } else { &INTEGER };
-    let scratch_bytes = cpu::scratch_bytes(input.columns, float);
+    let (program, scratch_bytes) = match (form, &input) {
+        (Form::Float, _) => (&FLOAT, cpu::scratch_bytes(x.columns, true)),
+        (Form::Integer, _) => (&INTEGER, cpu::scratch_bytes(x.columns, false)),
+        (Form::Tiles, Input::Panel(_)) => (&TILES, 0),
+        (Form::Tiles, _) => {
+            (&TILES_OF_ROWS, tiles::fused_scratch_bytes(to.capacity(x.rows_of), x.columns))
+        }
+    };
     let spread = Spread { groups: rows.iter().sum(), scratch_bytes };
     to.launch(program, &operands, spread, |image| args.write_to(image));
 }

@@ -1,7 +1,9 @@
 //! `quantize` on the CPU.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint rows of shared spans")]
+use super::panel::{self, RowNorm};
 use super::{Args, BLOCK, GROUP};
 use crate::norm::normalize;
+use crate::simd::Family;
 use hal::cpu::HostLaunch;
 
 pub(super) fn quantize(launch: &HostLaunch<'_>) {
@@ -30,6 +32,29 @@ pub(super) fn quantize(launch: &HostLaunch<'_>) {
         // SAFETY: as above.
         let sums = unsafe { launch.shared::<f32>(4).part(part(GROUP)) };
         quantize_row(x, codes, scales, sums);
+    }
+}
+
+/// Each thread makes whole tiles of the panel.
+pub(super) fn quantize_panel(launch: &HostLaunch<'_>) {
+    let args = Args::read_from(launch.constants());
+    let n = args.columns as usize;
+    // SAFETY: all spans but the panel are only read by this launch.
+    let (counts, x) = unsafe { (launch.slice::<u32>(0), launch.slice::<f32>(1)) };
+    let operand = |index: usize| {
+        // SAFETY: as above.
+        (launch.span_count() > index).then(|| unsafe { launch.slice::<f32>(index) })
+    };
+    let (layer, epsilon) = (args.layer == 1, args.epsilon);
+    let norm = operand(3).map(|weight| RowNorm { layer, epsilon, weight, bias: operand(4) });
+    let tokens = counts[args.count_index as usize] as usize;
+    for index in launch.part(tokens.div_ceil(panel::TILE_TOKENS), 1) {
+        let tile = panel::token_tile(index, tokens);
+        let start = panel::tile_offset(index, n);
+        // SAFETY: each thread has its own tiles.
+        let to = unsafe { launch.shared::<u8>(2).part(start..start + panel::tile_bytes(tile, n)) };
+        let x = &x[tile.first * n..(tile.first + tile.tokens) * n];
+        panel::quantize_tile(Family::from_code(args.family), x, norm, tile, to);
     }
 }
 

@@ -5,8 +5,9 @@
 #[cfg(test)]
 mod cases;
 mod cpu;
+pub(crate) mod panel;
 
-use crate::record::{Recorder, Room, Spread, Tensor, read, write};
+use crate::record::{Operand, Recorder, Room, Spread, Tensor, read, write};
 use crate::{Norm, NormKind};
 
 /// Numbers that share a scale.
@@ -17,13 +18,18 @@ pub const GROUP: usize = 16;
 /// Spans: counts, x, codes, scales, sums (written), then weight and bias of the norm if there is one.
 pub static QUANTIZE: hal::Program = hal::Program { name: "quantize", host: cpu::quantize };
 
+/// Spans: counts, x, panel (written), then weight and bias of the norm if there is one. See [`panel`] for the layout.
+pub static QUANTIZE_PANEL: hal::Program =
+    hal::Program { name: "quantize_panel", host: cpu::quantize_panel };
+
 hal::args! {
-    /// Arguments of [`QUANTIZE`].
+    /// Arguments of both programs. `family` is for panels only.
     pub struct Args {
         pub columns: u32,
         pub count_index: u32,
         pub layer: u32,
         pub epsilon: f32,
+        pub family: u32,
     }
 }
 
@@ -46,19 +52,43 @@ pub(crate) fn record(to: &mut Recorder<'_>, x: &Tensor, norm: Option<&Norm>) -> 
         scales: to.room(numbers / 32 * 4),
         sums: to.room(numbers / 16 * 4),
     };
-    let args = Args {
+    let [codes, scales, sums] = [&y.codes, &y.scales, &y.sums].map(|room| write(room.place()));
+    let mut operands = vec![to.counts(), read(x.room.place()), codes, scales, sums];
+    operands.extend(norm_operands(to, norm));
+    let spread = Spread { groups: to.capacity(x.rows_of), scratch_bytes: 4 * x.columns };
+    let args = args(to, x, norm);
+    to.launch(&QUANTIZE, &operands, spread, |image| args.write_to(image));
+    y
+}
+
+/// Records the quantization of all rows into a panel.
+pub(crate) fn record_panel(to: &mut Recorder<'_>, x: &Tensor, norm: Option<&Norm>) -> Room {
+    let capacity = to.capacity(x.rows_of);
+    let bytes = panel::panel_bytes(capacity as usize, x.columns as usize);
+    let y = to.room(bytes as u64);
+    let mut operands = vec![to.counts(), read(x.room.place()), write(y.place())];
+    operands.extend(norm_operands(to, norm));
+    let spread = Spread { groups: capacity, scratch_bytes: 0 };
+    let args = args(to, x, norm);
+    to.launch(&QUANTIZE_PANEL, &operands, spread, |image| args.write_to(image));
+    y
+}
+
+/// Weight and bias of a norm, as far as they exist.
+pub(crate) fn norm_operands(
+    to: &Recorder<'_>,
+    norm: Option<&Norm>,
+) -> impl Iterator<Item = Operand> {
+    let vectors = [norm.map(|norm| norm.weight), norm.and_then(|norm| norm.bias)];
+    vectors.map(|vector| vector.map(|vector| read(to.weight(&vector)))).into_iter().flatten()
+}
+
+fn args(to: &Recorder<'_>, x: &Tensor, norm: Option<&Norm>) -> Args {
+    Args {
         columns: x.columns,
         count_index: x.rows_of.count_index(),
         layer: u32::from(norm.is_some_and(|norm| norm.kind == NormKind::Layer)),
         epsilon: norm.map_or(0.0, |norm| norm.epsilon),
-    };
-    let [codes, scales, sums] = [&y.codes, &y.scales, &y.sums].map(|room| write(room.place()));
-    let mut operands = vec![to.counts(), read(x.room.place()), codes, scales, sums];
-    if let Some(norm) = norm {
-        operands.push(read(to.weight(&norm.weight)));
-        operands.extend(norm.bias.as_ref().map(|bias| read(to.weight(bias))));
+        family: to.family.code(),
     }
-    let spread = Spread { groups: to.capacity(x.rows_of), scratch_bytes: 4 * x.columns };
-    to.launch(&QUANTIZE, &operands, spread, |image| args.write_to(image));
-    y
 }

@@ -1,0 +1,149 @@
+//! The same products from packed tiles, with every family that has kernels here.
+use super::{EXACT, Feed, HIDDEN, Head, Product, Project, Qkv, linear, norm, of};
+use crate::conformance::{Setup, check, token};
+use crate::format::Format;
+use crate::linear::pack::packed_bytes;
+use crate::simd::Family;
+use crate::{Activation, Hidden, NormKind};
+
+fn families() -> Vec<Family> {
+    let has_kernels = |family: &Family| {
+        family.runs_here() && packed_bytes(*family, Format::Q4_0, 16, 64).is_some()
+    };
+    let families: Vec<_> = Family::ALL.into_iter().filter(has_kernels).collect();
+    for family in Family::ALL.iter().filter(|family| !family.runs_here()) {
+        eprintln!("SKIPPED: packed tiles with {family}: this processor lacks its instructions");
+    }
+    families
+}
+
+fn setup(family: Family, seed: u64) -> Setup {
+    let mut setup = Setup::new(seed);
+    setup.packed_for = Some(family);
+    setup
+}
+
+/// Columns, rows, tokens, bias: every width of a tile of tokens, whole and in part, and steps that fill less than the bucket.
+const SHAPES: [(u32, u32, u32, bool); 10] = [
+    (64, 16, 1, false),
+    (576, 48, 1, true),
+    (256, 32, 2, false),
+    (256, 16, 3, true),
+    (512, 48, 6, false),
+    (768, 16, 9, true),
+    (256, 64, 16, false),
+    (1024, 80, 33, true),
+    (2048, 48, 23, false),
+    (2048, 32, 37, false),
+];
+
+/// Inputs that int8 holds exactly leave nothing to the quantization: every format is held to f32 rounding.
+#[test]
+fn exact_inputs_give_exact_products() {
+    for family in families() {
+        for (seed, format) in (1..).zip(Format::ALL) {
+            for (columns, rows, tokens, bias) in SHAPES {
+                let fits = packed_bytes(family, format, rows.into(), columns as usize).is_some();
+                if !fits {
+                    continue;
+                }
+                let mut setup = setup(family, seed);
+                let table = setup.exact_table(columns);
+                let linear = linear(&mut setup, format, rows, columns, bias);
+                setup.batch(tokens);
+                setup.batch(tokens.div_ceil(2));
+                let name = format!("{family} {format} {rows} x {columns}, {tokens} tokens");
+                check(&name, &setup, &Product { table, linear }, &[EXACT]);
+            }
+        }
+    }
+}
+
+#[test]
+fn part_of_a_matrix() {
+    for (family, format) in
+        families().into_iter().flat_map(|f| [(f, Format::Q5_1), (f, Format::Q6K)])
+    {
+        let mut setup = setup(family, 1);
+        let table = setup.exact_table(256);
+        let whole = setup.matrix(format, 96, 256);
+        let linear = crate::Linear { weight: whole.part(32, 48), bias: None };
+        setup.batch(4);
+        check(&format!("{family} part of {format}"), &setup, &Product { table, linear }, &[EXACT]);
+    }
+}
+
+/// Packed and unpacked matrices, of different formats and sizes, share a normalized input.
+#[test]
+fn three_matrices() {
+    use Format::{F16, Q4_0, Q4K, Q5_1, Q6K, Q8_0};
+    for family in families() {
+        let cases = [([Q4_0, Q8_0, Q5_1], NormKind::Rms), ([Q4K, F16, Q6K], NormKind::Layer)];
+        for (seed, (formats, kind)) in (1..).zip(cases) {
+            for (heights, tokens) in [([96, 32, 48], 3), ([96, 33, 16], 20)] {
+                let mut setup = setup(family, seed);
+                let norm = norm(&mut setup, kind, 512);
+                let mut heights = heights.into_iter();
+                let linears = formats.map(|format| {
+                    let rows = heights.next().expect("three");
+                    linear(&mut setup, format, rows, 512, rows == 32)
+                });
+                let forward = Qkv { table: setup.table(512), norm, linears };
+                setup.batch(tokens);
+                setup.batch(1);
+                check(&format!("{family} qkv {formats:?}"), &setup, &forward, &formats.map(of));
+            }
+        }
+    }
+}
+
+#[test]
+fn hidden_rows() {
+    for family in families() {
+        for (up, activation) in
+            [None, Some(Format::Q8_0)].into_iter().flat_map(|up| Activation::ALL.map(|a| (up, a)))
+        {
+            for tokens in [1, 4, 21] {
+                let mut setup = setup(family, 1);
+                let norm = norm(&mut setup, NormKind::Rms, 512);
+                let hidden = Hidden {
+                    gate: linear(&mut setup, Format::Q4K, 80, 512, true),
+                    up: up.map(|up| linear(&mut setup, up, 80, 512, false)),
+                    activation,
+                };
+                let forward = Feed { table: setup.table(512), norm, hidden };
+                setup.batch(tokens);
+                check(&format!("{family} hidden {activation:?}"), &setup, &forward, &[HIDDEN]);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_accumulate() {
+    for (family, tokens) in families().into_iter().flat_map(|f| [(f, 1), (f, 19)]) {
+        let mut setup = setup(family, 1);
+        let forward = Project {
+            x: setup.table(96),
+            y: setup.exact_table(256),
+            linear: linear(&mut setup, Format::Q4_1, 96, 256, true),
+            post_norm: None,
+        };
+        setup.batch(tokens);
+        check(&format!("{family} project"), &setup, &forward, &[EXACT]);
+    }
+}
+
+#[test]
+fn logits_of_the_wanted_rows() {
+    for family in families() {
+        let mut setup = setup(family, 1);
+        let norm = norm(&mut setup, NormKind::Rms, 256);
+        let linear = linear(&mut setup, Format::Q8_0, 1008, 256, false);
+        let forward = Head { table: setup.table(256), norm, linear };
+        setup.step(vec![token(1, 0, 0, false), token(2, 1, 0, true)]);
+        // A chunk of a prompt that asks for no logits.
+        setup.step(vec![token(1, 0, 0, false), token(2, 1, 0, false)]);
+        check(&format!("{family} head"), &setup, &forward, &[of(Format::Q8_0)]);
+    }
+}

@@ -1,0 +1,264 @@
+//! Panels: quantized activations as the kernels of packed tiles read them.
+//!
+//! Tokens go in tiles of 16; the last tile is as wide as the next power of two. A tile is a run of blocks of 32 columns, so a
+//! kernel reads it front to back. One block of a tile that is T tokens wide:
+//!
+//! ```text
+//!   codes   i8  T x 32       as `quantize` defines them
+//!   scales  f32 T
+//!   sums    f32 T            scale * Σ codes: for formats with a minimum per group
+//!   -Σ      i32 T            of the block's codes: for formats whose codes have a bias
+//!   -Σ      i32 T x 2        of each half's codes: for groups of 16
+//! ```
+#![expect(unsafe_code, reason = "a CPU kernel")]
+use super::{BLOCK, GROUP};
+use crate::simd::Family;
+
+/// Tokens of a full tile.
+pub(crate) const TILE_TOKENS: usize = 16;
+/// Bytes of one token in one block.
+pub(crate) const TOKEN_BYTES: usize = 32 + 4 + 4 + 4 + 8;
+
+/// The tokens of one tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TokenTile {
+    pub(crate) first: usize,
+    pub(crate) tokens: usize,
+    /// Tokens that there is room for: those past `tokens` are zeros.
+    pub(crate) width: usize,
+}
+
+/// Tile `index` of a panel of `tokens` tokens. Panics past the last tile.
+pub(crate) fn token_tile(index: usize, tokens: usize) -> TokenTile {
+    let first = index * TILE_TOKENS;
+    let count = (tokens - first).min(TILE_TOKENS);
+    TokenTile { first, tokens: count, width: count.next_power_of_two() }
+}
+
+/// Where tile `index` starts in the panel.
+pub(crate) const fn tile_offset(index: usize, columns: usize) -> usize {
+    index * TILE_TOKENS * TOKEN_BYTES * (columns / BLOCK)
+}
+
+/// Bytes of one tile.
+pub(crate) const fn tile_bytes(tile: TokenTile, columns: usize) -> usize {
+    tile.width * TOKEN_BYTES * (columns / BLOCK)
+}
+
+/// Bytes of a panel of up to `tokens` tokens.
+pub(crate) const fn panel_bytes(tokens: usize, columns: usize) -> usize {
+    if tokens > TILE_TOKENS {
+        tile_offset(tokens.div_ceil(TILE_TOKENS), columns)
+    } else {
+        tokens.next_power_of_two() * TOKEN_BYTES * (columns / BLOCK)
+    }
+}
+
+/// A norm with what it needs of one row: `y = (x - mean) * factor * weight + bias`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowNorm<'a> {
+    pub(crate) layer: bool,
+    pub(crate) epsilon: f32,
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+/// Quantizes rows of `x` `(tokens, columns)` into one tile.
+pub(crate) fn quantize_tile(
+    family: Family,
+    x: &[f32],
+    norm: Option<RowNorm<'_>>,
+    tile: TokenTile,
+    to: &mut [u8],
+) {
+    let columns = x.len() / tile.tokens;
+    assert_eq!(to.len(), tile_bytes(tile, columns), "one tile");
+    assert!(
+        norm.is_none_or(|norm| norm.weight.len() >= columns
+            && norm.bias.is_none_or(|bias| bias.len() >= columns))
+    );
+    if tile.tokens < tile.width {
+        to.fill(0);
+    }
+    for (t, x) in x.chunks_exact(columns).enumerate() {
+        match family {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the family was found on this processor.
+            Family::Avx512Vnni => unsafe { avx512::row(x, norm, tile.width, t, to) },
+            _ => row(x, norm, (tile.width, t), to),
+        }
+    }
+}
+
+/// The definition, for families without code of their own.
+fn row(x: &[f32], norm: Option<RowNorm<'_>>, (width, t): (usize, usize), to: &mut [u8]) {
+    let moments = norm.map(|norm| moments(x, norm));
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(to.chunks_exact_mut(width * TOKEN_BYTES));
+    for (b, (x, to)) in blocks.enumerate() {
+        let mut x = *x;
+        if let (Some(norm), Some((mean, factor))) = (norm, moments) {
+            let weight = &norm.weight[BLOCK * b..][..BLOCK];
+            for (x, w) in x.iter_mut().zip(weight) {
+                *x = (*x - mean) * factor * w;
+            }
+            if let Some(bias) = norm.bias {
+                x.iter_mut().zip(&bias[BLOCK * b..]).for_each(|(x, b)| *x += b);
+            }
+        }
+        block(&x, (width, t), to);
+    }
+}
+
+fn block(x: &[f32; BLOCK], (width, t): (usize, usize), to: &mut [u8]) {
+    let max = x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    let scale = max / 127.0;
+    let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+    let mut sums = [0_i32; BLOCK / GROUP];
+    for (i, x) in x.iter().enumerate() {
+        #[expect(clippy::cast_possible_truncation, reason = "at most 127 by construction")]
+        let code = (x * inverse).round_ties_even() as i8;
+        to[BLOCK * t + i] = code.cast_unsigned();
+        sums[i / GROUP] += i32::from(code);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "at most 32 * 127")]
+    let sum = scale * (sums[0] + sums[1]) as f32;
+    let mut word = |at: usize, bytes: [u8; 4]| to[at..at + 4].copy_from_slice(&bytes);
+    word(32 * width + 4 * t, scale.to_le_bytes());
+    word(36 * width + 4 * t, sum.to_le_bytes());
+    word(40 * width + 4 * t, (-sums[0] - sums[1]).to_le_bytes());
+    word(44 * width + 8 * t, (-sums[0]).to_le_bytes());
+    word(44 * width + 8 * t + 4, (-sums[1]).to_le_bytes());
+}
+
+/// Mean (0 for RMS) and the factor of a row.
+#[inline(always)]
+fn moments(x: &[f32], norm: RowNorm<'_>) -> (f32, f32) {
+    #[expect(clippy::cast_precision_loss, reason = "a row has far fewer than 2^24 numbers")]
+    let n = x.len() as f32;
+    let mean = if norm.layer { sum(x, |x| x) / n } else { 0.0 };
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+    (mean, 1.0 / (variance + norm.epsilon).sqrt())
+}
+
+/// Sums in 64 lanes: several vector registers, so that additions do not wait for each other.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; 64];
+    let (blocks, rest) = x.as_chunks::<64>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane += f(*x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += f(*x);
+    }
+    lanes.iter().sum()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::{BLOCK, RowNorm, TOKEN_BYTES, moments};
+    use std::arch::x86_64::*;
+
+    /// As [`super::row`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) fn row(x: &[f32], norm: Option<RowNorm<'_>>, width: usize, t: usize, to: &mut [u8]) {
+        let moments = norm.map(|norm| moments(x, norm));
+        for b in 0..x.len() / BLOCK {
+            let at = BLOCK * b;
+            let mut halves = [at, at + 16].map(|at| load(&x[at..]));
+            if let (Some(norm), Some((mean, factor))) = (norm, moments) {
+                let (mean, factor) = (_mm512_set1_ps(mean), _mm512_set1_ps(factor));
+                for (i, x) in halves.iter_mut().enumerate() {
+                    let centred = _mm512_mul_ps(_mm512_sub_ps(*x, mean), factor);
+                    *x = _mm512_mul_ps(centred, load(&norm.weight[at + 16 * i..]));
+                    if let Some(bias) = norm.bias {
+                        *x = _mm512_add_ps(*x, load(&bias[at + 16 * i..]));
+                    }
+                }
+            }
+            block(halves, (width, t), &mut to[b * width * TOKEN_BYTES..][..width * TOKEN_BYTES]);
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn load(x: &[f32]) -> __m512 {
+        let x: &[f32; 16] = x.first_chunk().expect("whole blocks");
+        // SAFETY: 16 numbers, just checked.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn block([a, b]: [__m512; 2], (width, t): (usize, usize), to: &mut [u8]) {
+        let max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+        let scale = max / 127.0;
+        let inverse = _mm512_set1_ps(if max > 0.0 { 127.0 / max } else { 0.0 });
+        let [a, b] = [a, b].map(|x| _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)));
+        let sums = [a, b].map(|codes| _mm512_reduce_add_epi32(codes));
+        #[expect(clippy::cast_precision_loss, reason = "at most 32 * 127")]
+        let sum = scale * (sums[0] + sums[1]) as f32;
+        assert!(to.len() >= width * TOKEN_BYTES && t < width, "one block");
+        // SAFETY: in bounds, as just asserted; stores need no alignment.
+        unsafe {
+            let codes = to.as_mut_ptr().add(BLOCK * t).cast::<__m128i>();
+            _mm_storeu_si128(codes, _mm512_cvtepi32_epi8(a));
+            _mm_storeu_si128(codes.add(1), _mm512_cvtepi32_epi8(b));
+            let words = to.as_mut_ptr().add(BLOCK * width);
+            words.add(4 * t).cast::<f32>().write_unaligned(scale);
+            words.add(4 * (width + t)).cast::<f32>().write_unaligned(sum);
+            words.add(4 * (2 * width + t)).cast::<i32>().write_unaligned(-sums[0] - sums[1]);
+            words.add(4 * (3 * width + 2 * t)).cast::<[i32; 2]>().write_unaligned(sums.map(|s| -s));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Random;
+
+    #[test]
+    fn tiles_follow_each_other_and_the_last_is_a_power_of_two() {
+        assert_eq!(token_tile(0, 3), TokenTile { first: 0, tokens: 3, width: 4 });
+        assert_eq!(token_tile(1, 37), TokenTile { first: 16, tokens: 16, width: 16 });
+        assert_eq!(token_tile(2, 37), TokenTile { first: 32, tokens: 5, width: 8 });
+        for tokens in 1..70_usize {
+            let last = tokens.div_ceil(16) - 1;
+            let end = tile_offset(last, 64) + tile_bytes(token_tile(last, tokens), 64);
+            assert!(end <= panel_bytes(tokens, 64), "{tokens}");
+        }
+    }
+
+    #[test]
+    fn every_family_quantizes_as_the_definition_does() {
+        let mut random = Random::new(3);
+        let (columns, tile) = (192, TokenTile { first: 0, tokens: 3, width: 4 });
+        let mut x = random.normals(3 * columns);
+        x[32..64].fill(0.0);
+        let (weight, bias) = (random.normals(columns), random.normals(columns));
+        let norm = |layer, bias| RowNorm { layer, epsilon: 1e-5, weight: &weight, bias };
+        let norms = [None, Some(norm(false, None)), Some(norm(true, Some(bias.as_slice())))];
+        for (family, norm) in Family::ALL.iter().flat_map(|f| norms.map(|n| (*f, n))) {
+            if !family.runs_here() {
+                continue;
+            }
+            let mut expected = vec![0xff; tile_bytes(tile, columns)];
+            let mut found = expected.clone();
+            quantize_tile(Family::Portable, &x, norm, tile, &mut expected);
+            quantize_tile(family, &x, norm, tile, &mut found);
+            if norm.is_none() {
+                assert_eq!(found, expected, "{family}");
+                continue;
+            }
+            // A norm's sums may round differently, so a code may differ by one.
+            for block in
+                found.chunks_exact(4 * TOKEN_BYTES).zip(expected.chunks_exact(4 * TOKEN_BYTES))
+            {
+                for (a, b) in block.0[..128].iter().zip(&block.1[..128]) {
+                    assert!(a.cast_signed().abs_diff(b.cast_signed()) <= 1, "{family}: {a} {b}");
+                }
+            }
+        }
+    }
+}
