@@ -22,8 +22,4 @@ impl Blocks {
         self.free.push(block);
     }
 
-    #[cfg(test)]
-    pub(crate) fn free(&self) -> usize {
-        self.free.len()
-    }
 }

@@ -5,6 +5,9 @@ pub enum Error {
     /// The device failed, or refused: see [`hal::Error`].
     #[error(transparent)]
     Device(#[from] hal::Error),
+    /// The model's file: see [`model::Error`].
+    #[error(transparent)]
+    Model(#[from] model::Error),
     /// Ask for a smaller context, or use a smaller model.
     #[error(
         "not enough memory on {device}: {needed} bytes needed ({weights} weights, {cache} KV cache for {context} tokens, \

@@ -8,6 +8,7 @@ mod error;
 mod hash;
 mod load;
 mod memory;
+mod pack;
 mod plan;
 mod schedule;
 mod sequence;

@@ -1,8 +1,10 @@
 //! Commands of a step: the forward pass recorded for one bucket, then sampled.
 use crate::Error;
-use hal::{Buffer, Device, Prepared};
+use crate::load::{State, Weights, resources};
+use hal::{Buffer, Device, Info, Prepared};
 use model::{Model, forward};
 use ops::{Bucket, Limits, Recorded, Recorder, Resources, Tensor, sample};
+use std::sync::Arc;
 
 /// Records the forward pass; returns the logits' tensor too. `sampling` adds the choice of the next tokens.
 pub(crate) fn record(
@@ -41,12 +43,14 @@ pub(crate) fn buckets(limits: Limits) -> impl Iterator<Item = Bucket> {
 const SMALL_BUCKETS: [u32; 3] = [1, 4, 32];
 
 /// Memory for the activations of the largest step: recorded on the null device, before anything is taken.
-pub(crate) fn activation_bytes(model: &Model, limits: Limits) -> Result<u64, Error> {
-    let null = std::sync::Arc::new(hal::null::Null::default()) as std::sync::Arc<dyn Device>;
-    let loaded = crate::load::load(&null, model, limits)?;
+pub(crate) fn activation_bytes(model: &Model, info: &Info, limits: Limits) -> Result<u64, Error> {
+    let null = Arc::new(hal::null::Null::default()) as Arc<dyn Device>;
+    let (weights, state) =
+        (Weights::planned(&null, model, info)?, State::new(&null, model, limits)?);
+    let resources = resources(&weights, &state);
     let mut bytes = 0;
     for bucket in buckets(limits) {
-        let (recorded, _) = record(&*null, model, &loaded.resources, bucket, true)?;
+        let (recorded, _) = record(&*null, model, &resources, bucket, true)?;
         bytes = bytes.max(recorded.arena_bytes());
     }
     Ok(bytes)

@@ -1,6 +1,6 @@
 //! The engine itself: prepared commands, and the loop of schedule, run, collect.
 use crate::blocks::Blocks;
-use crate::load::{Loaded, load};
+use crate::load::{State, Weights, resources};
 use crate::memory::{BLOCK_TOKENS, MemoryPlan};
 use crate::plan::{activation_bytes, buckets, prepare, record};
 use crate::schedule::{Budget, Progress, Work, schedule};
@@ -8,7 +8,7 @@ use crate::sequence::{End, Params, Sequence, SequenceId};
 use crate::{Error, LogitsHash};
 use hal::{Buffer, Device, Handle, Memory, Prepared, Span, Timing};
 use model::Model;
-use ops::{Batch, Bucket, FEEDBACK, Limits, Token};
+use ops::{Batch, Bucket, FEEDBACK, Limits, Resources, Token};
 use std::sync::Arc;
 
 /// How an engine is set up.
@@ -66,7 +66,10 @@ pub struct Engine {
     device: Arc<dyn Device>,
     model: Arc<Model>,
     options: Options,
-    loaded: Loaded,
+    /// Held for its memory, which `resources` names.
+    weights: Weights,
+    _state: State,
+    resources: Resources,
     arena: Buffer,
     /// Smallest first.
     plans: Vec<Plan>,
@@ -102,11 +105,13 @@ impl Engine {
             block_tokens: BLOCK_TOKENS,
             vocabulary: model.config.vocabulary,
         };
-        let arena_bytes = activation_bytes(&model, limits)?;
+        let arena_bytes = activation_bytes(&model, device.info(), limits)?;
         let mut memory = MemoryPlan::new(&model, options.context, options.sequences);
         memory.activations = arena_bytes + limits.bytes();
         admit(&*device, &memory, options.context)?;
-        let loaded = load(&device, &model, limits)?;
+        let weights = Weights::new(&device, &model)?;
+        let state = State::new(&device, &model, limits)?;
+        let resources = resources(&weights, &state);
         let arena = device.alloc(Memory::Bytes(arena_bytes))?;
         let mut engine = Self {
             batch: Batch::new(limits),
@@ -123,7 +128,9 @@ impl Engine {
             device,
             model,
             options,
-            loaded,
+            weights,
+            _state: state,
+            resources,
             arena,
         };
         for bucket in buckets(limits) {
@@ -134,8 +141,7 @@ impl Engine {
     }
 
     fn plan(&self, bucket: Bucket) -> Result<Plan, Error> {
-        let (recorded, logits) =
-            record(&*self.device, &self.model, &self.loaded.resources, bucket, true)?;
+        let (recorded, logits) = record(&*self.device, &self.model, &self.resources, bucket, true)?;
         let prepared = prepare(&*self.device, &recorded, self.arena)?;
         Ok(Plan { bucket, prepared, logits: recorded.span(&logits, self.arena) })
     }
@@ -292,7 +298,7 @@ impl Engine {
         if sequence.params.sampler.repetition_penalty == 1.0 {
             return Ok(());
         }
-        let inputs = self.loaded.resources.inputs;
+        let inputs = self.resources.inputs;
         let mut words = vec![0_u32; inputs.limits.seen_words() as usize];
         sequence.tokens.iter().for_each(|token| words[*token as usize / 32] |= 1 << (token % 32));
         let image: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -366,7 +372,7 @@ impl Engine {
 
     /// Submits the smallest plan that holds the batch and waits for it.
     fn run(&mut self) -> Result<(), Error> {
-        let whole = self.loaded.resources.inputs.whole;
+        let whole = self.resources.inputs.whole;
         self.device.write(whole, self.batch.image())?;
         let (tokens, rows) = (self.batch.tokens(), self.batch.rows());
         let fits = |plan: &&Plan| plan.bucket.tokens >= tokens && plan.bucket.rows >= rows;
@@ -374,7 +380,7 @@ impl Engine {
         let fence = self.device.submit(plan.prepared, self.options.timing)?;
         self.device.wait(fence)?;
         let bytes = 4 * rows as usize;
-        self.device.read(self.loaded.resources.sampled, &mut self.sampled[..bytes])?;
+        self.device.read(self.resources.sampled, &mut self.sampled[..bytes])?;
         if self.options.hash_logits && rows > 0 {
             let bytes = 4 * rows as usize * self.model.config.vocabulary as usize;
             self.logits.resize(bytes, 0);
@@ -411,7 +417,7 @@ impl Engine {
                 let sequence_tokens = &sequence.tokens;
                 let same_word = sequence_tokens.iter().filter(|other| **other / 32 == token / 32);
                 let bits = same_word.fold(0_u32, |bits, other| bits | 1 << (other % 32));
-                let span = self.loaded.resources.inputs.seen_word(to_u32(*index), token);
+                let span = self.resources.inputs.seen_word(to_u32(*index), token);
                 self.device.write(span, &bits.to_le_bytes())?;
             }
         }
@@ -445,22 +451,19 @@ impl Engine {
         // Rows of logits are large: a few at a time.
         let chunk = 16.min(limits.tokens);
         let wide = Limits { rows: chunk, tokens: chunk, ..limits };
-        let mut loaded = load(&self.device, &self.model, wide)?;
-        std::mem::swap(&mut loaded, &mut self.loaded);
-        let result = self.logits_with(tokens, wide, &mut row);
-        std::mem::swap(&mut loaded, &mut self.loaded);
-        result
+        let state = State::new(&self.device, &self.model, wide)?;
+        self.logits_with(tokens, &resources(&self.weights, &state), &mut row)
     }
 
     fn logits_with(
         &self,
         tokens: &[u32],
-        limits: Limits,
+        resources: &Resources,
         row: &mut impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
+        let limits = resources.inputs.limits;
         let bucket = Bucket { tokens: limits.tokens, rows: limits.rows };
-        let (recorded, logits) =
-            record(&*self.device, &self.model, &self.loaded.resources, bucket, false)?;
+        let (recorded, logits) = record(&*self.device, &self.model, resources, bucket, false)?;
         let arena = self.device.alloc(Memory::Bytes(recorded.arena_bytes()))?;
         let prepared = prepare(&*self.device, &recorded, arena)?;
         let span = recorded.span(&logits, arena);
@@ -481,7 +484,7 @@ impl Engine {
                         wanted: true,
                     });
                 }
-                self.device.write(self.loaded.resources.inputs.whole, batch.image())?;
+                self.device.write(resources.inputs.whole, batch.image())?;
                 self.device.wait(self.device.submit(prepared, self.options.timing)?)?;
                 let bytes = &mut bytes[..4 * chunk.len() * vocabulary];
                 self.device.read(span, bytes)?;

@@ -57,7 +57,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Finds every tensor the configuration asks for and checks its shape. `context` is the number of tokens that will be
+    /// Finds every tensor the configuration asks for and checks its shape. Matrices are not read: whoever loads them looks for
+    /// bad scales on the way (see [`Format::first_bad_block`]). `context` is the number of tokens that will be
     /// used: it decides between LongRoPE's short and long factors.
     ///
     /// # Errors
@@ -111,6 +112,23 @@ impl Model {
         }
     }
 
+    /// Every right side of a product.
+    pub fn linears(&self) -> impl Iterator<Item = Linear> + '_ {
+        let of_layer = |layer: &Layer| {
+            let [q, k, v] = layer.qkv;
+            [
+                Some(q),
+                Some(k),
+                Some(v),
+                Some(layer.output),
+                Some(layer.hidden.gate),
+                layer.hidden.up,
+                Some(layer.down),
+            ]
+        };
+        self.layers.iter().flat_map(of_layer).flatten().chain([self.output])
+    }
+
     /// The shape of each layer's KV cache.
     #[must_use]
     pub fn caches(&self) -> Vec<Cache> {
@@ -157,7 +175,6 @@ impl Load<'_> {
                 &format!("[{columns}, {rows}]"),
             ));
         }
-        self.gguf.check_scales(info)?;
         Ok(info)
     }
 
@@ -194,6 +211,7 @@ impl Load<'_> {
             return Ok(*weight);
         }
         let info = self.shaped(name, 1, columns)?;
+        self.gguf.check_scales(info)?;
         let aligned = info.format == Format::F32 && info.offset.is_multiple_of(4);
         let source = if aligned {
             Source::File { offset: info.offset, bytes: info.bytes }

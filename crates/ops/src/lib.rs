@@ -19,6 +19,7 @@ pub mod quantize;
 mod record;
 mod reference;
 pub mod rope;
+pub mod rope_kv;
 pub mod sample;
 pub mod simd;
 mod terms;
@@ -84,23 +85,7 @@ pub trait Ops {
         heads: &Heads,
         attention: &Attention,
     ) -> Self::Tensor {
-        let q = match &heads.q_norm {
-            Some(norm) => self.norm(&q, norm),
-            None => q,
-        };
-        let k = match &heads.k_norm {
-            Some(norm) => self.norm(&k, norm),
-            None => k,
-        };
-        let (q, k) = match &heads.rope {
-            Some(rope) => {
-                let q = self.rope(q, rope, attention.head_dim);
-                (q, self.rope(k, rope, attention.head_dim))
-            }
-            None => (q, k),
-        };
-        self.write_kv(&k, &v, attention);
-        q
+        fine_rope_kv(self, [q, k, v], heads, attention)
     }
 
     /// Composite: the hidden row of a feed-forward block from one normalized row.
@@ -132,6 +117,32 @@ pub trait Ops {
         let h = self.norm(&x, norm);
         self.linear(&h, linear)
     }
+}
+
+/// The fine ops of [`Ops::rope_kv`], for a reader that cannot fuse them all.
+pub(crate) fn fine_rope_kv<O: Ops + ?Sized>(
+    ops: &mut O,
+    [q, k, v]: [O::Tensor; 3],
+    heads: &Heads,
+    attention: &Attention,
+) -> O::Tensor {
+    let q = match &heads.q_norm {
+        Some(norm) => ops.norm(&q, norm),
+        None => q,
+    };
+    let k = match &heads.k_norm {
+        Some(norm) => ops.norm(&k, norm),
+        None => k,
+    };
+    let (q, k) = match &heads.rope {
+        Some(rope) => {
+            let q = ops.rope(q, rope, attention.head_dim);
+            (q, ops.rope(k, rope, attention.head_dim))
+        }
+        None => (q, k),
+    };
+    ops.write_kv(&k, &v, attention);
+    q
 }
 
 /// What happens to q and k between their projection and attention.

@@ -2,7 +2,7 @@
 use crate::linear::pack;
 use crate::simd::Family;
 use crate::{
-    Activation, Attention, Cache, Epilogue, Hidden, Inputs, Linear, Norm, Ops, Rope, Weight,
+    Activation, Attention, Cache, Epilogue, Heads, Hidden, Inputs, Linear, Norm, Ops, Rope, Weight,
 };
 use hal::{Buffer, Command, Commands, Device, Error, Launch, Program, Result, Span};
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ pub struct Bucket {
     pub rows: u32,
 }
 
-/// Where one layer's KV cache lies: `(blocks, kv_heads, block_tokens, head_dim)` in F16, for K and for V.
+/// Where one layer's KV cache lies, in F16: see [`crate::write_kv`].
 #[derive(Clone, Copy, Debug)]
 pub struct CacheSpans {
     pub k: Span,
@@ -161,6 +161,8 @@ pub struct Recorder<'a> {
     constants: Vec<u8>,
     /// The first error; recording goes on without effect.
     failed: Option<Error>,
+    /// Cosines and sines of the step's positions, by table of frequencies and amplitude.
+    angles: Vec<((Weight, u32), Room)>,
 }
 
 /// A finished recording.
@@ -185,6 +187,7 @@ impl<'a> Recorder<'a> {
             places: Vec::new(),
             constants: Vec::new(),
             failed: None,
+            angles: Vec::new(),
         }
     }
 
@@ -235,6 +238,16 @@ impl<'a> Recorder<'a> {
     /// Whether the weight's tensor lies in packed tiles.
     pub(crate) fn weight_is_packed(&self, weight: &Weight) -> bool {
         self.resources.packed.get(weight.tensor as usize).copied().unwrap_or(false)
+    }
+
+    pub(crate) fn angles(&self, table: (Weight, u32)) -> Option<Place> {
+        self.angles.iter().find(|(known, _)| *known == table).map(|(_, room)| room.place())
+    }
+
+    pub(crate) fn keep_angles(&mut self, table: (Weight, u32), room: Room) -> Place {
+        let place = room.place();
+        self.angles.push((table, room));
+        place
     }
 
     pub(crate) fn counts(&self) -> Operand {
@@ -370,6 +383,15 @@ impl Ops for Recorder<'_> {
 
     fn qkv(&mut self, x: &Tensor, norm: &Norm, linears: [&Linear; 3]) -> [Tensor; 3] {
         crate::linear::record(self, x, Some(norm), linears)
+    }
+
+    fn rope_kv(&mut self, qkv: [Tensor; 3], heads: &Heads, attention: &Attention) -> Tensor {
+        if !crate::rope_kv::fuses(heads) {
+            return crate::fine_rope_kv(self, qkv, heads, attention);
+        }
+        let [q, k, v] = qkv;
+        crate::rope_kv::record(self, [&q, &k, &v], heads, attention);
+        q
     }
 
     fn gate_up(&mut self, x: &Tensor, norm: &Norm, hidden: &Hidden) -> Tensor {

@@ -58,6 +58,7 @@ pub struct Gguf {
     /// Indices into the tensors, sorted by name.
     by_name: Vec<usize>,
     mapping: Arc<Mmap>,
+    file: File,
 }
 
 impl Gguf {
@@ -65,12 +66,13 @@ impl Gguf {
     /// inside the file. Tensor data is not read: see [`Self::check_scales`].
     pub fn open(path: &Path) -> Result<Self, Error> {
         let place = Place::new(path);
-        let mapping = map(path).map_err(|source| Error::Io { place: place.clone(), source })?;
+        let (file, mapping) =
+            map(path).map_err(|source| Error::Io { place: place.clone(), source })?;
         let mut header = parse(&mapping).map_err(|e| e.at(&place))?;
         header.metadata.set_place(&place);
         let mut by_name: Vec<usize> = (0..header.tensors.len()).collect();
         by_name.sort_unstable_by_key(|&i| header.tensors[i].name.as_str());
-        Ok(Self { path: path.to_owned(), place, header, by_name, mapping: Arc::new(mapping) })
+        Ok(Self { path: path.to_owned(), place, header, by_name, mapping: Arc::new(mapping), file })
     }
 
     #[must_use]
@@ -111,6 +113,25 @@ impl Gguf {
         range.unwrap_or_else(|| panic!("tensor `{}` is not of this file", tensor.name))
     }
 
+    /// Copies a part of the file out by a read, which leaves no pages of the mapping behind: for whoever keeps weights in a
+    /// layout of his own. `at` counts from the start of the file.
+    pub fn read_at(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        #[cfg(unix)]
+        let read = std::os::unix::fs::FileExt::read_exact_at(&self.file, to, at);
+        #[cfg(not(unix))]
+        let read = {
+            use std::io::{Read as _, Seek as _, SeekFrom};
+            (&self.file).seek(SeekFrom::Start(at)).and_then(|_| (&self.file).read_exact(to))
+        };
+        read.map_err(|source| Error::Io { place: self.place.clone(), source })
+    }
+
+    /// The error for a NaN or infinite scale in block `block` of the tensor called `name`.
+    #[must_use]
+    pub fn bad_scale(&self, name: &str, block: usize) -> Error {
+        Error::from(Fault::Scale { tensor: name.to_owned(), block }).at(&self.place)
+    }
+
     /// Reads all of `tensor` and refuses NaN or infinite scales.
     ///
     /// # Panics
@@ -118,10 +139,7 @@ impl Gguf {
     pub fn check_scales(&self, tensor: &TensorInfo) -> Result<(), Error> {
         match tensor.format.first_bad_block(self.bytes(tensor)) {
             None => Ok(()),
-            Some(block) => {
-                Err(Error::from(Fault::Scale { tensor: tensor.name.clone(), block })
-                    .at(&self.place))
-            }
+            Some(block) => Err(self.bad_scale(&tensor.name, block)),
         }
     }
 
@@ -143,12 +161,11 @@ impl Gguf {
     }
 }
 
-fn map(path: &Path) -> std::io::Result<Mmap> {
+fn map(path: &Path) -> std::io::Result<(File, Mmap)> {
     let file = File::open(path)?;
     #[expect(unsafe_code, reason = "a file is mapped; reading gigabytes would double the memory")]
     // SAFETY: the mapping is read-only and private to us; `Gguf` documents that the file must not
     // be truncated while open, and bytes that change under us are only ever read as numbers.
-    unsafe {
-        Mmap::map(&file)
-    }
+    let mapping = unsafe { Mmap::map(&file)? };
+    Ok((file, mapping))
 }

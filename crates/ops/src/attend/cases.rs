@@ -74,8 +74,14 @@ const HEADS: [[u32; 3]; 6] =
 #[test]
 fn sequences_in_blocks() {
     for (seed, heads) in (1..).zip(HEADS) {
-        let windows =
-            [(None, 16), (None, 5), (Some(1), 5), (Some(5), 16), (Some(16), 16), (Some(1000), 5)];
+        let windows = [
+            (None, 16),
+            (None, 48),
+            (Some(1), 16),
+            (Some(5), 32),
+            (Some(16), 16),
+            (Some(1000), 32),
+        ];
         for (window, block_tokens) in windows {
             let mut setup = Setup::new(seed);
             setup.block_tokens = block_tokens;

@@ -1,12 +1,43 @@
 //! `attend` on the CPU.
+//!
+//! A tile is a few consecutive tokens of one sequence and the query heads that share one KV head: its rows read each KV
+//! block once. Lanes run along positions for the scores (K lies transposed in its block) and along the head for the values.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint heads of shared spans")]
-use super::Args;
-use hal::cpu::HostLaunch;
-use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
+use super::lanes::{Lanes, Portable};
+use super::{Args, TILE_ROWS};
+use crate::simd::{Family, exp};
+use hal::cpu::{HostLaunch, Shared};
+use std::ops::Range;
+
+/// Rows whose accumulators fit into registers together.
+const ROWS: usize = 8;
+
+/// What a launch works on.
+struct Work<'a> {
+    args: Args,
+    positions: &'a [u32],
+    sequences: &'a [u32],
+    tables: &'a [u32],
+    q: &'a [f32],
+    k: &'a [u16],
+    v: &'a [u16],
+    y: Shared<'a, f32>,
+}
+
+/// Consecutive tokens of one sequence, and some of the query heads of one KV head.
+#[derive(Clone)]
+struct Tile {
+    tokens: Range<usize>,
+    kv_head: usize,
+    /// Of the whole launch.
+    heads: Range<usize>,
+}
 
 pub(super) fn attend(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
+    let family = Family::from_code(args.family);
     // SAFETY: all spans but the last are only read by this launch.
     let (counts, positions, sequences) =
         unsafe { (launch.slice::<u32>(0), launch.slice::<u32>(1), launch.slice::<u32>(2)) };
@@ -14,95 +45,304 @@ pub(super) fn attend(launch: &HostLaunch<'_>) {
     let (tables, q) = unsafe { (launch.slice::<u32>(3), launch.slice::<f32>(4)) };
     // SAFETY: as above.
     let (k, v) = unsafe { (launch.slice::<u16>(5), launch.slice::<u16>(6)) };
-    let (heads, n) = (args.heads as usize, args.head_dim as usize);
-    let block_floats = args.block_tokens as usize * n;
+    let work = Work { args, positions, sequences, tables, q, k, v, y: launch.shared::<f32>(7) };
+    let scratch = launch.scratch::<f32>();
     // SAFETY: scratch belongs to this thread.
-    let scratch =
-        unsafe { launch.scratch::<f32>().part(0..block_floats + args.block_tokens as usize) };
-    let (rows, scores) = scratch.split_at_mut(block_floats);
-    for item in launch.part(counts[0] as usize * heads, 1) {
-        let (t, head) = (item / heads, item % heads);
-        let (position, sequence) = (positions[t] as usize, sequences[t] as usize);
-        let table = &tables[sequence * args.blocks as usize..][..args.blocks as usize];
-        let kv_head = head / (heads / args.kv_heads as usize);
-        // SAFETY: each thread has its own heads.
-        let y = unsafe { launch.shared::<f32>(7).part(item * n..(item + 1) * n) };
-        let cache = BlockedCache { k, v, table, args: &args, kv_head };
-        one_head(&q[item * n..(item + 1) * n], &cache, position, (rows, scores), y);
+    let scratch = unsafe { scratch.part(0..scratch.len()) };
+    let tokens = counts[0] as usize;
+    let mut number = 0;
+    let mut first = 0;
+    while first < tokens {
+        let end = work.tile_end(first, tokens);
+        for kv_head in 0..work.args.kv_heads as usize {
+            for heads in work.head_parts(tokens, kv_head, launch.threads) {
+                // Later tokens see more: dealing tiles out in turn keeps the threads even.
+                if number % launch.threads == launch.thread {
+                    let tile = Tile { tokens: first..end, kv_head, heads };
+                    run(family, &work, &tile, scratch);
+                }
+                number += 1;
+            }
+        }
+        first = end;
     }
 }
 
-/// What one KV head of one sequence may read.
-struct BlockedCache<'a> {
-    k: &'a [u16],
-    v: &'a [u16],
-    table: &'a [u32],
-    args: &'a Args,
-    kv_head: usize,
-}
+impl Work<'_> {
+    fn group(&self) -> usize {
+        (self.args.heads / self.args.kv_heads) as usize
+    }
 
-impl BlockedCache<'_> {
-    /// Rows `range` of one block as f32.
-    fn load<'r>(
+    /// The tile's tokens stay in one sequence and within the rows that scratch has room for.
+    fn tile_end(&self, first: usize, tokens: usize) -> usize {
+        let most = (TILE_ROWS as usize / self.group()).max(1);
+        let same = |t: &usize| self.sequences[*t] == self.sequences[first];
+        first + (first..tokens.min(first + most)).take_while(same).count()
+    }
+
+    /// The heads of a KV head, in one part, or in several when there would be too few tiles for all threads.
+    fn head_parts(
         &self,
-        from: &[u16],
-        block: usize,
-        range: &std::ops::Range<usize>,
-        rows: &'r mut [f32],
-    ) -> &'r [f32] {
-        let (n, block_tokens) = (self.args.head_dim as usize, self.args.block_tokens as usize);
-        let physical = self.table[block] as usize * self.args.kv_heads as usize + self.kv_head;
-        let start = (physical * block_tokens + range.start) * n;
-        let rows = &mut rows[..range.len() * n];
-        from[start..start + rows.len()].reinterpret_cast::<f16>().convert_to_f32_slice(rows);
-        rows
+        tokens: usize,
+        kv_head: usize,
+        threads: usize,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let group = self.group();
+        let tiles =
+            tokens.div_ceil((TILE_ROWS as usize / group).max(1)) * self.args.kv_heads as usize;
+        let splits = (1..=group)
+            .find(|s| group.is_multiple_of(*s) && tiles * s >= 2 * threads)
+            .unwrap_or(group);
+        let (size, start) = (group / splits, kv_head * group);
+        (0..splits).map(move |part| start + part * size..start + (part + 1) * size)
     }
 }
 
-fn one_head(
-    q: &[f32],
-    cache: &BlockedCache<'_>,
-    position: usize,
-    (rows, scores): (&mut [f32], &mut [f32]),
-    y: &mut [f32],
-) {
-    let (n, block_tokens) = (q.len(), cache.args.block_tokens as usize);
-    let first = (position + 1).saturating_sub(cache.args.window as usize);
-    let (mut max, mut total) = (f32::NEG_INFINITY, 0.0);
-    y.fill(0.0);
-    for block in first / block_tokens..=position / block_tokens {
+#[expect(clippy::needless_pass_by_value, reason = "one signature for all families")]
+fn run(family: Family, work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
+    match family {
+        #[cfg(target_arch = "x86_64")]
+        Family::Avx512Vnni => {
+            // SAFETY: a family is only chosen where the processor has its instructions.
+            unsafe { avx512(work, tile, scratch) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Family::Avx2 => {
+            // SAFETY: as above.
+            unsafe { avx2(work, tile, scratch) }
+        }
+        _ => attend_tile::<Portable>(work, tile, scratch),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
+fn avx512(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
+    attend_tile::<Avx512>(work, tile, scratch);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn avx2(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
+    attend_tile::<Avx2>(work, tile, scratch);
+}
+
+/// One row of a tile: a token's head.
+#[derive(Clone, Copy)]
+struct RowState {
+    max: f32,
+    total: f32,
+    /// Positions it sees.
+    first: usize,
+    end: usize,
+}
+
+#[inline(always)]
+fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
+    let (n, block_tokens) = (work.args.head_dim as usize, work.args.block_tokens as usize);
+    let rows = tile.tokens.len() * tile.heads.len();
+    let (q, rest) = scratch.split_at_mut(TILE_ROWS as usize * n);
+    let (y, weights) = rest.split_at_mut(TILE_ROWS as usize * padded(n));
+    let mut states =
+        [RowState { max: f32::NEG_INFINITY, total: 0.0, first: 0, end: 0 }; TILE_ROWS as usize];
+    y[..rows * padded(n)].fill(0.0);
+    for (row, state) in states[..rows].iter_mut().enumerate() {
+        let (t, head) =
+            (tile.tokens.start + row / tile.heads.len(), tile.heads.start + row % tile.heads.len());
+        let from = &work.q[(t * work.args.heads as usize + head) * n..][..n];
+        q[row * n..(row + 1) * n]
+            .iter_mut()
+            .zip(from)
+            .for_each(|(to, x)| *to = x * work.args.scale);
+        state.end = work.positions[t] as usize + 1;
+        state.first = state.end.saturating_sub(work.args.window as usize);
+    }
+    let states = &mut states[..rows];
+    let first = states.iter().map(|state| state.first).min().unwrap_or(0);
+    let end = states.iter().map(|state| state.end).max().unwrap_or(0);
+    for block in first / block_tokens..end.div_ceil(block_tokens) {
         let start = block * block_tokens;
-        let range = first.saturating_sub(start)..(position + 1 - start).min(block_tokens);
-        let scores = &mut scores[..range.len()];
-        for (score, k) in
-            scores.iter_mut().zip(cache.load(cache.k, block, &range, rows).chunks_exact(n))
-        {
-            *score = cache.args.scale * dot(q, k);
-        }
-        let block_max = scores.iter().copied().fold(max, f32::max);
-        let shrink = (max - block_max).exp();
-        max = block_max;
-        total *= shrink;
-        y.iter_mut().for_each(|y| *y *= shrink);
-        for (score, v) in
-            scores.iter().zip(cache.load(cache.v, block, &range, rows).chunks_exact(n))
-        {
-            let weight = (score - max).exp();
-            total += weight;
-            y.iter_mut().zip(v).for_each(|(y, v)| *y += weight * v);
+        let seen = first.max(start)..end.min(start + block_tokens);
+        let (k, v) = work.block(tile, block);
+        for at in (0..rows).step_by(ROWS) {
+            let count = ROWS.min(rows - at);
+            let part = Part {
+                q: &q[at * n..(at + count) * n],
+                y: &mut y[at * padded(n)..(at + count) * padded(n)],
+                weights: &mut weights[..count * block_tokens],
+                states: &mut states[at..at + count],
+                n,
+                start,
+                seen: seen.clone(),
+            };
+            match count {
+                8 => part.block::<L, 8>(k, v),
+                4..8 => part.block_in_parts::<L, 4>(k, v),
+                2..4 => part.block_in_parts::<L, 2>(k, v),
+                _ => part.block_in_parts::<L, 1>(k, v),
+            }
         }
     }
-    y.iter_mut().for_each(|y| *y /= total);
+    for (row, state) in states.iter().enumerate() {
+        let (t, head) =
+            (tile.tokens.start + row / tile.heads.len(), tile.heads.start + row % tile.heads.len());
+        let at = (t * work.args.heads as usize + head) * n;
+        // SAFETY: each tile has its own tokens and heads, and each thread its own tiles.
+        let to = unsafe { work.y.part(at..at + n) };
+        let from = &y[row * padded(n)..];
+        to.iter_mut().zip(from).for_each(|(to, y)| *to = y / state.total);
+    }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    for (a, b) in a.iter().zip(b) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
+/// A head's row of sums takes whole lanes.
+pub(super) const fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16)
+}
+
+impl Work<'_> {
+    /// K `(head_dim, block_tokens)` and V `(block_tokens, head_dim)` of one block of the tile's sequence.
+    #[inline(always)]
+    fn block(&self, tile: &Tile, block: usize) -> (&[u16], &[u16]) {
+        let sequence = self.sequences[tile.tokens.start] as usize;
+        let physical = self.tables[sequence * self.args.blocks as usize + block] as usize;
+        let size = self.args.block_tokens as usize * self.args.head_dim as usize;
+        let at = (physical * self.args.kv_heads as usize + tile.kv_head) * size;
+        (&self.k[at..at + size], &self.v[at..at + size])
+    }
+}
+
+/// Some rows of a tile against one block.
+struct Part<'a> {
+    /// `(rows, n)`, scaled
+    q: &'a [f32],
+    /// `(rows, padded(n))`
+    y: &'a mut [f32],
+    /// `(rows, block_tokens)`: scores, then weights
+    weights: &'a mut [f32],
+    states: &'a mut [RowState],
+    n: usize,
+    /// Position of the block's first token.
+    start: usize,
+    /// Positions of the block that any row of the tile sees; others may hold anything.
+    seen: Range<usize>,
+}
+
+impl Part<'_> {
+    /// Rows `R` at a time, the last ones alone.
+    #[inline(always)]
+    fn block_in_parts<L: Lanes, const R: usize>(self, k: &[u16], v: &[u16]) {
+        let (rows, n, block_tokens) =
+            (self.states.len(), self.n, self.weights.len() / self.states.len());
+        let mut at = 0;
+        while at < rows {
+            let count = if rows - at >= R { R } else { 1 };
+            let part = Part {
+                q: &self.q[at * n..(at + count) * n],
+                y: &mut self.y[at * padded(n)..(at + count) * padded(n)],
+                weights: &mut self.weights[at * block_tokens..(at + count) * block_tokens],
+                states: &mut self.states[at..at + count],
+                n,
+                start: self.start,
+                seen: self.seen.clone(),
+            };
+            if count == R {
+                part.block::<L, R>(k, v)
+            } else {
+                part.block::<L, 1>(k, v)
+            }
+            at += count;
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
+
+    /// Scores, softmax so far, values: for exactly `R` rows.
+    #[inline(always)]
+    fn block<L: Lanes, const R: usize>(mut self, k: &[u16], v: &[u16]) {
+        self.scores::<L, R>(k);
+        self.soften();
+        self.values::<L, R>(v);
+    }
+
+    #[inline(always)]
+    fn scores<L: Lanes, const R: usize>(&mut self, k: &[u16]) {
+        let block_tokens = self.weights.len() / R;
+        for lane in (0..block_tokens).step_by(16) {
+            let mut sums = [L::splat(0.0); R];
+            for (d, k) in k.chunks_exact(block_tokens).enumerate() {
+                let k = L::widen(k[lane..lane + 16].first_chunk().expect("blocks are whole lanes"));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = L::mul_add(L::splat(self.q[r * self.n + d]), k, *sum);
+                }
+            }
+            for (r, sum) in sums.into_iter().enumerate() {
+                let at = r * block_tokens + lane;
+                L::store(
+                    sum,
+                    self.weights[at..at + 16].first_chunk_mut().expect("blocks are whole lanes"),
+                );
+            }
+        }
+    }
+
+    /// Turns scores into weights under the largest score so far, and shrinks what was summed under a smaller one.
+    #[inline(always)]
+    fn soften(&mut self) {
+        let (block_tokens, width) = (self.weights.len() / self.states.len(), padded(self.n));
+        for (r, state) in self.states.iter_mut().enumerate() {
+            let weights = &mut self.weights[r * block_tokens..(r + 1) * block_tokens];
+            // What the row does not see may be anything, even NaN: it is replaced, not multiplied.
+            let first = state.first.saturating_sub(self.start).min(block_tokens);
+            let end = state.end.saturating_sub(self.start).min(block_tokens);
+            weights[..first].fill(f32::NEG_INFINITY);
+            weights[end.max(first)..].fill(f32::NEG_INFINITY);
+            let max = weights.iter().fold(state.max, |max, x| if *x > max { *x } else { max });
+            if max == f32::NEG_INFINITY {
+                weights.fill(0.0);
+                continue;
+            }
+            let shrink = exp(state.max - max);
+            state.max = max;
+            weights
+                .iter_mut()
+                .for_each(|x| *x = if *x == f32::NEG_INFINITY { 0.0 } else { exp(*x - max) });
+            state.total = state.total * shrink + weights.iter().sum::<f32>();
+            if shrink != 1.0 {
+                self.y[r * width..(r + 1) * width].iter_mut().for_each(|y| *y *= shrink);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn values<L: Lanes, const R: usize>(&mut self, v: &[u16]) {
+        let (block_tokens, width) = (self.weights.len() / R, padded(self.n));
+        let seen = self.seen.start - self.start..self.seen.end - self.start;
+        for lane in (0..self.n).step_by(16) {
+            let mut sums = [L::splat(0.0); R];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = L::load(
+                    self.y[r * width + lane..][..16].first_chunk().expect("rows are padded"),
+                );
+            }
+            for place in seen.clone() {
+                let v = L::widen(&sixteen(&v[place * self.n..(place + 1) * self.n], lane));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = L::mul_add(L::splat(self.weights[r * block_tokens + place]), v, *sum);
+                }
+            }
+            for (r, sum) in sums.into_iter().enumerate() {
+                L::store(
+                    sum,
+                    self.y[r * width + lane..][..16].first_chunk_mut().expect("rows are padded"),
+                );
+            }
+        }
+    }
+}
+
+/// Sixteen numbers of a row from `at` on, zeros past its end.
+#[inline(always)]
+fn sixteen(row: &[u16], at: usize) -> [u16; 16] {
+    match row.get(at..at + 16) {
+        Some(whole) => *whole.first_chunk().expect("sixteen numbers"),
+        None => std::array::from_fn(|i| row.get(at + i).copied().unwrap_or(0)),
+    }
 }

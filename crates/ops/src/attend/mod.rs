@@ -5,13 +5,18 @@
 #[cfg(test)]
 mod cases;
 mod cpu;
+mod lanes;
 pub mod reference;
 
 use crate::Attention;
 use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
+use crate::simd::Family;
 
 /// Spans: counts, positions, sequences, tables, q, K cache, V cache, y (written).
 pub static ATTEND: hal::Program = hal::Program { name: "attend", host: cpu::attend };
+
+/// Rows, each a token's query head, that read a KV block together.
+const TILE_ROWS: u32 = 32;
 
 hal::args! {
     /// Arguments of [`ATTEND`]; `window` is `u32::MAX` without one.
@@ -22,6 +27,7 @@ hal::args! {
         pub block_tokens: u32,
         pub blocks: u32,
         pub window: u32,
+        pub family: u32,
         pub scale: f32,
     }
 }
@@ -36,6 +42,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
         block_tokens: inputs.limits.block_tokens,
         blocks: inputs.limits.blocks,
         window: attention.window.unwrap_or(u32::MAX),
+        family: Family::host().code(),
         scale: attention.scale,
     };
     let operands = [
@@ -48,7 +55,9 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
         read(cache.v),
         write(y.room.place()),
     ];
-    let scratch_bytes = 4 * (args.block_tokens * args.head_dim + args.block_tokens);
+    // Queries, sums and weights of a tile.
+    let row = 2 * args.head_dim.next_multiple_of(16) + args.block_tokens;
+    let scratch_bytes = 4 * TILE_ROWS * row;
     let spread = Spread { groups: to.bucket.tokens * args.heads, scratch_bytes };
     to.launch(&ATTEND, &operands, spread, |image| args.write_to(image));
     y

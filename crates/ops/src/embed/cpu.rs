@@ -3,26 +3,35 @@
 use super::Args;
 use crate::FEEDBACK;
 use crate::format::Format;
+use crate::linear::pack::{TILE_ROWS, unpack_row};
 use hal::cpu::HostLaunch;
 
 struct Table<'a> {
     bytes: &'a [u8],
     format: Format,
-    row_bytes: usize,
+    /// Of a row, or of a tile of rows.
+    stride: usize,
+    packed: bool,
     rows: usize,
 }
 
 impl<'a> Table<'a> {
     fn new(bytes: &'a [u8], args: &Args) -> Self {
-        let format = Format::ALL[args.format as usize];
-        let row_bytes = format.row_bytes(args.columns as usize).expect("whole blocks");
-        Self { bytes, format, row_bytes, rows: args.rows as usize }
+        let (rows, packed) = (args.rows as usize, args.packed == 1);
+        let stride = bytes.len() / if packed { rows / TILE_ROWS } else { rows };
+        Self { bytes, format: Format::ALL[args.format as usize], stride, packed, rows }
     }
 
     /// A row past the table is a bug of the caller; the last row keeps it from being a fault.
     fn dequantize(&self, row: u32, out: &mut [f32]) {
         let row = (row as usize).min(self.rows - 1);
-        self.format.dequantize(&self.bytes[row * self.row_bytes..][..self.row_bytes], out);
+        let at = if self.packed { row / TILE_ROWS } else { row } * self.stride;
+        let bytes = &self.bytes[at..at + self.stride];
+        if self.packed {
+            unpack_row(self.format, bytes, row % TILE_ROWS, out);
+        } else {
+            self.format.dequantize(bytes, out);
+        }
     }
 }
 

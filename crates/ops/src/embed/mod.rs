@@ -20,12 +20,15 @@ hal::args! {
         pub columns: u32,
         pub format: u32,
         pub rows: u32,
+        /// 1 when the table lies in packed tiles.
+        pub packed: u32,
         pub scale: f32,
     }
 }
 
-fn args(table: &Weight, scale: f32) -> Args {
-    Args { columns: table.columns, format: table.format as u32, rows: table.rows, scale }
+fn args(to: &Recorder<'_>, table: &Weight, scale: f32) -> Args {
+    let (format, packed) = (table.format as u32, u32::from(to.weight_is_packed(table)));
+    Args { columns: table.columns, format, rows: table.rows, packed, scale }
 }
 
 pub(crate) fn record(to: &mut Recorder<'_>, table: &Weight, scale: f32) -> Tensor {
@@ -38,7 +41,8 @@ pub(crate) fn record(to: &mut Recorder<'_>, table: &Weight, scale: f32) -> Tenso
         write(y.room.place()),
     ];
     let spread = Spread { groups: to.bucket.tokens, ..Spread::default() };
-    to.launch(&EMBED, &operands, spread, |image| args(table, scale).write_to(image));
+    let args = args(to, table, scale);
+    to.launch(&EMBED, &operands, spread, |image| args.write_to(image));
     y
 }
 
@@ -51,5 +55,6 @@ pub(crate) fn record_positions(to: &mut Recorder<'_>, x: &Tensor, table: &Weight
     ];
     let scratch_bytes = 4 * table.columns;
     let spread = Spread { groups: to.bucket.tokens, scratch_bytes };
-    to.launch(&POSITIONS, &operands, spread, |image| args(table, 1.0).write_to(image));
+    let args = args(to, table, 1.0);
+    to.launch(&POSITIONS, &operands, spread, |image| args.write_to(image));
 }

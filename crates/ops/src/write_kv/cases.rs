@@ -12,7 +12,14 @@ impl Forward for Rows {
 }
 
 /// Adds what a step's tokens must leave in the cache.
-fn store(cache: &mut [u16], setup: &Setup, step: usize, rows: &Matrix, shape: Cache) {
+fn store(
+    cache: &mut [u16],
+    transposed: bool,
+    setup: &Setup,
+    step: usize,
+    rows: &Matrix,
+    shape: Cache,
+) {
     let (limits, tables) = (setup.limits(), setup.tables());
     let (n, heads) = (shape.head_dim as usize, shape.kv_heads as usize);
     let block_tokens = limits.block_tokens;
@@ -21,9 +28,10 @@ fn store(cache: &mut [u16], setup: &Setup, step: usize, rows: &Matrix, shape: Ca
         let block = tables[entry as usize] as usize;
         for (head, values) in row.chunks_exact(n).enumerate() {
             let place = (token.position % block_tokens) as usize;
-            let start = ((block * heads + head) * block_tokens as usize + place) * n;
-            for (to, x) in cache[start..].iter_mut().zip(values) {
-                *to = f16::from_f32(*x).to_bits();
+            let start = (block * heads + head) * block_tokens as usize * n;
+            for (d, x) in values.iter().enumerate() {
+                let at = if transposed { d * block_tokens as usize + place } else { place * n + d };
+                cache[start + at] = f16::from_f32(*x).to_bits();
             }
         }
     }
@@ -51,8 +59,10 @@ fn only_the_tokens_places_are_written() {
             });
             let mut caches = ran[0].caches[0].clone().map(|cache| vec![POISON_F16; cache.len()]);
             for (step, ran) in ran.iter().enumerate() {
-                for (cache, rows) in caches.iter_mut().zip(&expected[step]) {
-                    store(cache, &setup, step, rows, shape);
+                for (transposed, (cache, rows)) in
+                    [true, false].into_iter().zip(caches.iter_mut().zip(&expected[step]))
+                {
+                    store(cache, transposed, &setup, step, rows, shape);
                 }
                 assert!(ran.caches[0] == caches, "{}, seed {seed}, step {step}", subject.name);
             }

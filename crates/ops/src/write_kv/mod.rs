@@ -1,10 +1,13 @@
 //! `write_kv`: stores K and V of the batch's tokens in the cache, rounded to F16.
 //!
-//! Contract: cache layout `(blocks, kv_heads, block_tokens, head_dim)`; token t of sequence s at position p goes to block
-//! `tables[s][p / block_tokens]`, place `p % block_tokens`.
+//! Contract: token t of sequence s at position p goes to block `tables[s][p / block_tokens]`, place `p % block_tokens`. Layout: K
+//! `(blocks, kv_heads, head_dim, block_tokens)`, so that scores of neighbouring positions are neighbouring lanes; V
+//! `(blocks, kv_heads, block_tokens, head_dim)`.
 #[cfg(test)]
 mod cases;
 mod cpu;
+
+pub(crate) use cpu::{Place, store_k, store_v};
 
 use crate::Attention;
 use crate::record::{Recorder, Spread, Tensor, read, write};

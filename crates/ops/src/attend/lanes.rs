@@ -1,0 +1,131 @@
+//! Sixteen f32 lanes, for each family of instructions: what the attention kernel is written in.
+#![expect(unsafe_code, reason = "vector instructions, used only where the processor has them")]
+
+/// Sixteen numbers at a time. An implementation is only used inside a function that enables its instructions.
+pub(super) trait Lanes {
+    type V: Copy;
+
+    fn splat(x: f32) -> Self::V;
+    /// Sixteen F16 numbers, widened.
+    fn widen(from: &[u16; 16]) -> Self::V;
+    fn load(from: &[f32; 16]) -> Self::V;
+    fn store(v: Self::V, to: &mut [f32; 16]);
+    /// `a * b + c`
+    fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// Plain Rust.
+pub(super) struct Portable;
+
+impl Lanes for Portable {
+    type V = [f32; 16];
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self::V {
+        [x; 16]
+    }
+    #[inline(always)]
+    fn widen(from: &[u16; 16]) -> Self::V {
+        from.map(|bits| half::f16::from_bits(bits).to_f32_const())
+    }
+    #[inline(always)]
+    fn load(from: &[f32; 16]) -> Self::V {
+        *from
+    }
+    #[inline(always)]
+    fn store(v: Self::V, to: &mut [f32; 16]) {
+        *to = v;
+    }
+    #[inline(always)]
+    fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Lanes;
+    use std::arch::x86_64::{
+        __m128i, __m256, __m512, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_ps, _mm256_storeu_ps, _mm512_cvtph_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    };
+
+    /// Needs AVX-512 F.
+    pub(in super::super) struct Avx512;
+
+    impl Lanes for Avx512 {
+        type V = __m512;
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self::V {
+            // SAFETY: used only where AVX-512 F was detected.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn widen(from: &[u16; 16]) -> Self::V {
+            // SAFETY: as above; 32 bytes are readable.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn load(from: &[f32; 16]) -> Self::V {
+            // SAFETY: as above; 64 bytes are readable.
+            unsafe { _mm512_loadu_ps(from.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(v: Self::V, to: &mut [f32; 16]) {
+            // SAFETY: as above; 64 bytes are writable.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+    }
+
+    /// Needs AVX2, FMA and F16C.
+    pub(in super::super) struct Avx2;
+
+    impl Lanes for Avx2 {
+        type V = [__m256; 2];
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self::V {
+            // SAFETY: used only where AVX2, FMA and F16C were detected.
+            unsafe { [_mm256_set1_ps(x); 2] }
+        }
+        #[inline(always)]
+        fn widen(from: &[u16; 16]) -> Self::V {
+            let from: *const __m128i = from.as_ptr().cast();
+            // SAFETY: as above; 32 bytes are readable.
+            unsafe {
+                [
+                    _mm256_cvtph_ps(_mm_loadu_si128(from)),
+                    _mm256_cvtph_ps(_mm_loadu_si128(from.add(1))),
+                ]
+            }
+        }
+        #[inline(always)]
+        fn load(from: &[f32; 16]) -> Self::V {
+            // SAFETY: as above; 64 bytes are readable.
+            unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+        }
+        #[inline(always)]
+        fn store(v: Self::V, to: &mut [f32; 16]) {
+            // SAFETY: as above; 64 bytes are writable.
+            unsafe {
+                _mm256_storeu_ps(to.as_mut_ptr(), v[0]);
+                _mm256_storeu_ps(to.as_mut_ptr().add(8), v[1]);
+            }
+        }
+        #[inline(always)]
+        fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+    }
+}
