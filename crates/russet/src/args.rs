@@ -1,5 +1,6 @@
 //! The command line.
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Large language models on every processor this machine has.
@@ -14,6 +15,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Answer a prompt. The answer goes to standard output, everything else to standard error
     Run(RunArguments),
+    /// Ask question after question; /help there lists the commands
+    Chat(ChatArguments),
     /// Print the logits of a prompt, for tests and comparisons
     Logits(LogitsArguments),
     /// Fetch a model into the store: a known name, hf:owner/repo[:file], or the path of a GGUF file
@@ -52,7 +55,8 @@ pub(crate) struct ModelArguments {
 }
 
 /// How tokens are chosen. Order: temperature, repetition penalty, top-k, top-p, min-p, draw.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Args, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct SamplingArguments {
     /// Tokens to answer with at most [default: until the model ends or the context is full]
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -100,6 +104,20 @@ pub(crate) struct RunArguments {
     /// Print a hash of all logits that were sampled from
     #[arg(long)]
     pub(crate) logits_hash: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+    /// System message of the chat
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Neither read nor write the file that remembers what was typed
+    #[arg(long)]
+    pub(crate) no_history: bool,
 }
 
 #[derive(Debug, Args)]

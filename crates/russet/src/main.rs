@@ -1,6 +1,7 @@
 //! The russet command: large language models on every processor this machine has.
 mod answer;
 mod args;
+mod chat;
 mod environment;
 mod interrupt;
 mod logits;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
 fn dispatch(command: &Command, environment: &Environment) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(arguments) => run::run(arguments, environment),
+        Command::Chat(arguments) => chat::chat(arguments, environment),
         Command::Logits(arguments) => logits::logits(arguments, environment),
         Command::Pull { model } => pull::pull(model, environment),
         Command::List { json } => pull::list(*json, environment),
