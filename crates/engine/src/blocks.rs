@@ -21,5 +21,4 @@ impl Blocks {
         assert!(block < self.total && self.free.len() < self.total as usize, "block was not taken");
         self.free.push(block);
     }
-
 }

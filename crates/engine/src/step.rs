@@ -61,7 +61,6 @@ struct Plan {
 }
 
 /// Sequences through a model on a device.
-#[derive(Debug)]
 pub struct Engine {
     device: Arc<dyn Device>,
     model: Arc<Model>,
@@ -501,6 +500,16 @@ impl Engine {
         self.device.free(Handle::Prepared(prepared));
         self.device.free(Handle::Buffer(arena));
         result
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let device = self.device.info();
+        f.debug_struct("Engine")
+            .field("device", device)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,208 @@
+//! Sequences of a tiny model on the CPU device: what an engine's users rely on. No fixture decides here: each test compares two
+//! ways to the same tokens, or counts.
+use engine::{End, Engine, Error, Event, Options, Params, SequenceId};
+use hal::cpu::{Cpu, CpuOptions};
+use model::Model;
+use ops::sample::Sampler;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts the allocations of each thread.
+struct Counting;
+
+#[expect(unsafe_code, reason = "an allocator that passes everything on")]
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn engine(name: &str, options: Options) -> Engine {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/tiny").join(name);
+    let model = Arc::new(Model::open(&path, options.context).unwrap());
+    let device = Arc::new(Cpu::open(CpuOptions { threads: Some(2) }).unwrap());
+    Engine::new(device, model, options).unwrap()
+}
+
+fn small(sequences: u32, prompt_chunk: u32) -> Options {
+    Options { sequences, prompt_chunk, ..Options::single(128) }
+}
+
+fn params(tokens_max: u32, seed: u64) -> Params {
+    let sampler = Sampler { temperature: 1.0, top_k: 40, top_p: 0.95, seed, ..Sampler::GREEDY };
+    Params { sampler, tokens_max, end_tokens: Vec::new() }
+}
+
+/// Runs everything that is running to its end.
+fn finish(engine: &mut Engine) -> Vec<(SequenceId, Vec<u32>, End)> {
+    let mut answers: Vec<(SequenceId, Vec<u32>, End)> = Vec::new();
+    let mut open: Vec<(SequenceId, Vec<u32>)> = Vec::new();
+    loop {
+        let (report, events) = engine.step().unwrap();
+        if report == engine::Report::default() {
+            return answers;
+        }
+        for event in events {
+            match *event {
+                Event::Token { sequence, token } => {
+                    match open.iter_mut().find(|(id, _)| *id == sequence) {
+                        Some((_, tokens)) => tokens.push(token),
+                        None => open.push((sequence, vec![token])),
+                    }
+                }
+                Event::End { sequence, end } => {
+                    let at = open.iter().position(|(id, _)| *id == sequence);
+                    let tokens = at.map(|at| open.remove(at).1).unwrap_or_default();
+                    answers.push((sequence, tokens, end));
+                }
+            }
+        }
+    }
+}
+
+const PROMPT: [u32; 9] = [5, 9, 33, 2, 2, 61, 7, 40, 18];
+
+#[test]
+fn ten_runs_alone_and_in_a_batch_give_the_same_tokens() {
+    for name in ["llama-q4_1.gguf", "gemma3.gguf", "qwen3.gguf"] {
+        let mut alone = engine(name, small(1, 64));
+        let id = alone.start(&PROMPT, params(20, 7)).unwrap();
+        let expected = finish(&mut alone).remove(0).1;
+        assert_eq!(expected.len(), 20);
+        alone.release(id);
+        let mut batch = engine(name, small(5, 16));
+        for run in 0..10 {
+            let id = batch.start(&PROMPT, params(20, 7)).unwrap();
+            // Neighbours of other lengths, which come and go while it runs.
+            let others: Vec<SequenceId> = (0..run % 5)
+                .map(|i| {
+                    batch
+                        .start(&PROMPT[..2 + i], params(3 + 4 * u32::try_from(i).unwrap(), 100))
+                        .unwrap()
+                })
+                .collect();
+            let answers = finish(&mut batch);
+            let ours = &answers.iter().find(|(other, ..)| *other == id).unwrap().1;
+            assert_eq!(*ours, expected, "{name}, run {run} with {} others", others.len());
+            others.into_iter().chain([id]).for_each(|id| batch.release(id));
+        }
+    }
+}
+
+#[test]
+fn a_resumed_sequence_answers_as_a_new_one_and_keeps_what_it_shares() {
+    let mut fresh = engine("llama.gguf", small(1, 64));
+    let mut resumed = engine("llama.gguf", small(1, 64));
+    let id = resumed.start(&PROMPT, params(6, 1)).unwrap();
+    let first = finish(&mut resumed).remove(0).1;
+    // The conversation goes on after the answer.
+    let longer: Vec<u32> = PROMPT.iter().chain(&first).chain(&[11, 12, 13]).copied().collect();
+    let kept = resumed.resume(id, &longer, params(6, 2)).unwrap();
+    // The last sampled token was never run through the model.
+    assert_eq!(kept, PROMPT.len() + first.len() - 1);
+    let ours = finish(&mut resumed).remove(0).1;
+    fresh.start(&longer, params(6, 2)).unwrap();
+    assert_eq!(ours, finish(&mut fresh).remove(0).1);
+    // An edit in the middle drops what follows it.
+    let mut edited = longer;
+    edited[4] = 50;
+    assert_eq!(resumed.resume(id, &edited, params(6, 3)).unwrap(), 4);
+}
+
+#[test]
+fn a_full_context_ends_the_answer() {
+    let mut engine = engine("llama.gguf", Options { context: 16, ..small(1, 64) });
+    engine.start(&PROMPT, params(u32::MAX, 1)).unwrap();
+    let (_, tokens, end) = finish(&mut engine).remove(0);
+    assert_eq!((tokens.len(), end), (16 - PROMPT.len(), End::ContextFull));
+}
+
+#[test]
+fn an_end_token_ends_the_answer_and_is_not_shown() {
+    let mut engine = engine("llama.gguf", small(1, 64));
+    engine.start(&PROMPT, params(20, 7)).unwrap();
+    let all = finish(&mut engine).remove(0).1;
+    let mut again = self::engine("llama.gguf", small(1, 64));
+    let stop = Params { end_tokens: vec![all[5]], ..params(20, 7) };
+    again.start(&PROMPT, stop).unwrap();
+    let (_, tokens, end) = finish(&mut again).remove(0);
+    let first = all.iter().position(|token| *token == all[5]).unwrap();
+    assert_eq!((&tokens[..], end), (&all[..first], End::EndToken));
+}
+
+#[test]
+fn bad_requests_are_refused_and_change_nothing() {
+    let mut engine = engine("llama.gguf", small(1, 64));
+    let bad = |engine: &mut Engine, prompt: &[u32], change: fn(&mut Sampler)| {
+        let mut params = params(5, 1);
+        change(&mut params.sampler);
+        engine.start(prompt, params).unwrap_err().to_string()
+    };
+    assert!(bad(&mut engine, &[], |_| ()).contains("empty"));
+    assert!(bad(&mut engine, &[1_000_000], |_| ()).contains("1000000"));
+    assert!(bad(&mut engine, &[1; 128], |_| ()).contains("128 tokens"));
+    assert!(bad(&mut engine, &[1], |s| s.temperature = f32::NAN).contains("temperature"));
+    assert!(bad(&mut engine, &[1], |s| s.top_p = 1.5).contains("top_p"));
+    assert!(bad(&mut engine, &[1], |s| s.repetition_penalty = 0.0).contains("repetition_penalty"));
+    let id = engine.start(&PROMPT, params(2, 1)).unwrap();
+    assert!(matches!(engine.start(&PROMPT, params(2, 1)), Err(Error::Busy { sequences: 1 })));
+    engine.release(id);
+    assert!(engine.resume(id, &PROMPT, params(2, 1)).is_err());
+    assert!(engine.start(&PROMPT, params(2, 1)).is_ok());
+}
+
+#[test]
+fn an_absurd_context_is_refused_with_numbers() {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/tiny/llama.gguf");
+    let model = Arc::new(Model::open(&path, 64).unwrap());
+    let device = Arc::new(Cpu::open(CpuOptions { threads: Some(1) }).unwrap());
+    let error = Engine::new(device, model, Options::single(u32::MAX / 2)).map(drop).unwrap_err();
+    assert!(
+        matches!(&error, Error::Memory { needed, available, .. } if needed > available),
+        "{error}"
+    );
+    assert!(error.to_string().contains("--ctx"), "{error}");
+}
+
+#[test]
+fn a_warm_step_allocates_nothing() {
+    let mut engine = engine("llama-q4_1.gguf", small(2, 64));
+    for seed in 0..2 {
+        engine
+            .start(
+                &PROMPT,
+                Params {
+                    sampler: Sampler { repetition_penalty: 1.1, ..params(60, seed).sampler },
+                    ..params(60, seed)
+                },
+            )
+            .unwrap();
+    }
+    for _ in 0..5 {
+        engine.step().unwrap();
+    }
+    let before = ALLOCATIONS.get();
+    for _ in 0..40 {
+        let (report, _) = engine.step().unwrap();
+        assert_eq!(report.decode_tokens, 2);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
