@@ -10,6 +10,7 @@ mod load;
 mod memory;
 mod pack;
 mod plan;
+mod plan_summary;
 mod schedule;
 mod sequence;
 mod step;
@@ -17,7 +18,8 @@ mod stop;
 
 pub use error::Error;
 pub use hash::LogitsHash;
-pub use memory::{MemoryPlan, context_that_fits};
+pub use memory::{MemoryPlan, context_that_fits, token_bytes};
+pub use plan_summary::StepSummary;
 pub use schedule::{Budget, Progress, Work, schedule};
 pub use sequence::{End, Params, SequenceId};
 pub use step::{Engine, Event, Options, Report};

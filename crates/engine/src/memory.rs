@@ -1,5 +1,9 @@
 //! How much memory a model takes on a device, before any is taken.
-use model::{Model, Source};
+use crate::load::family;
+use crate::plan::{activation_bytes, limits};
+use crate::{Error, Options, pack};
+use hal::Info;
+use model::{Model, Source, Tensor};
 
 /// Tokens of one KV block.
 pub(crate) const BLOCK_TOKENS: u32 = 32;
@@ -7,40 +11,62 @@ pub(crate) const BLOCK_TOKENS: u32 = 32;
 /// Bytes by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights, as stored in the file.
+    /// Weights, in the layout that the device wants.
     pub weights: u64,
     /// KV cache for the whole context of every sequence.
     pub cache: u64,
-    /// Activations and step inputs.
+    /// Activations of the largest step.
     pub activations: u64,
+    /// What changes from step to step: tokens, positions, block tables, samplers.
+    pub inputs: u64,
 }
 
 impl MemoryPlan {
-    /// Without activations, which are known once the forward pass has been recorded.
-    #[must_use]
-    pub fn new(model: &Model, context: u32, sequences: u32) -> Self {
+    /// What an engine with these options would take on a device. The forward pass is recorded on the null device for it.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for options that make no sense.
+    pub fn new(model: &Model, info: &Info, options: &Options) -> Result<Self, Error> {
+        let limits = limits(model, options)?;
         let tokens =
-            u64::from(context.div_ceil(BLOCK_TOKENS) * BLOCK_TOKENS) * u64::from(sequences);
-        Self { weights: weight_bytes(model), cache: tokens * token_bytes(model), activations: 0 }
+            u64::from(limits.sequences) * u64::from(limits.blocks) * u64::from(BLOCK_TOKENS);
+        Ok(Self {
+            weights: weights_on(model, info),
+            cache: tokens * token_bytes(model),
+            activations: activation_bytes(model, info, limits)?,
+            inputs: limits.bytes(),
+        })
     }
 
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations
+        self.weights + self.cache + self.activations + self.inputs
     }
 }
 
-/// Bytes of all tensors.
+/// Bytes of all tensors as they lie in the file.
 fn weight_bytes(model: &Model) -> u64 {
-    let bytes = |source: &Source| match source {
+    model.tensors.iter().map(tensor_bytes).sum()
+}
+
+fn tensor_bytes(tensor: &Tensor) -> u64 {
+    match &tensor.source {
         Source::File { bytes, .. } => *bytes,
         Source::Made(bytes) => bytes.len() as u64,
-    };
-    model.tensors.iter().map(|tensor| bytes(&tensor.source)).sum()
+    }
+}
+
+/// Bytes of all tensors in the layout that the device wants. Pages of the file that were only read to make it can go again.
+fn weights_on(model: &Model, info: &Info) -> u64 {
+    let Some(family) = family(info) else { return weight_bytes(model) };
+    let (places, packed_bytes) = pack::places(model, family);
+    let unpacked = model.tensors.iter().zip(&places).filter(|(_, place)| place.is_none());
+    packed_bytes + unpacked.map(|(tensor, _)| tensor_bytes(tensor)).sum::<u64>()
 }
 
 /// Bytes of K and V of one token in all layers.
-fn token_bytes(model: &Model) -> u64 {
+#[must_use]
+pub fn token_bytes(model: &Model) -> u64 {
     model.caches().iter().map(|cache| 2 * cache.token_bytes()).sum()
 }
 

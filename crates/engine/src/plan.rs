@@ -1,10 +1,31 @@
 //! Commands of a step: the forward pass recorded for one bucket, then sampled.
-use crate::Error;
 use crate::load::{State, Weights, resources};
+use crate::memory::BLOCK_TOKENS;
+use crate::{Error, Options};
 use hal::{Buffer, Device, Info, Prepared};
 use model::{Model, forward};
 use ops::{Bucket, Limits, Recorded, Recorder, Resources, Tensor, sample};
 use std::sync::Arc;
+
+/// How large steps and sequences of an engine may be.
+pub(crate) fn limits(model: &Model, options: &Options) -> Result<Limits, Error> {
+    let zero = [
+        (options.context, "the context"),
+        (options.sequences, "the number of sequences"),
+        (options.prompt_chunk, "the prompt chunk"),
+    ];
+    if let Some((_, what)) = zero.iter().find(|(value, _)| *value == 0) {
+        return Err(Error::BadRequest { what: format!("{what} must be at least 1") });
+    }
+    Ok(Limits {
+        tokens: options.prompt_chunk.max(options.sequences),
+        rows: options.sequences,
+        sequences: options.sequences,
+        blocks: options.context.div_ceil(BLOCK_TOKENS),
+        block_tokens: BLOCK_TOKENS,
+        vocabulary: model.config.vocabulary,
+    })
+}
 
 /// Records the forward pass; returns the logits' tensor too. `sampling` adds the choice of the next tokens.
 pub(crate) fn record(

@@ -2,10 +2,10 @@
 use crate::blocks::Blocks;
 use crate::load::{State, Weights, resources};
 use crate::memory::{BLOCK_TOKENS, MemoryPlan};
-use crate::plan::{activation_bytes, buckets, prepare, record};
+use crate::plan::{buckets, limits, prepare, record};
 use crate::schedule::{Budget, Progress, Work, schedule};
 use crate::sequence::{End, Params, Sequence, SequenceId};
-use crate::{Error, LogitsHash};
+use crate::{Error, LogitsHash, StepSummary};
 use hal::{Buffer, Device, Handle, Memory, Prepared, Span, Timing};
 use model::Model;
 use ops::{Batch, Bucket, FEEDBACK, Limits, Resources, Token};
@@ -95,23 +95,13 @@ impl Engine {
         model: Arc<Model>,
         options: Options,
     ) -> Result<Self, Error> {
-        check_options(&options)?;
-        let limits = Limits {
-            tokens: options.prompt_chunk.max(options.sequences),
-            rows: options.sequences,
-            sequences: options.sequences,
-            blocks: options.context.div_ceil(BLOCK_TOKENS),
-            block_tokens: BLOCK_TOKENS,
-            vocabulary: model.config.vocabulary,
-        };
-        let arena_bytes = activation_bytes(&model, device.info(), limits)?;
-        let mut memory = MemoryPlan::new(&model, options.context, options.sequences);
-        memory.activations = arena_bytes + limits.bytes();
+        let limits = limits(&model, &options)?;
+        let memory = MemoryPlan::new(&model, device.info(), &options)?;
         admit(&*device, &memory, options.context)?;
         let weights = Weights::new(&device, &model)?;
         let state = State::new(&device, &model, limits)?;
         let resources = resources(&weights, &state);
-        let arena = device.alloc(Memory::Bytes(arena_bytes))?;
+        let arena = device.alloc(Memory::Bytes(memory.activations))?;
         let mut engine = Self {
             batch: Batch::new(limits),
             blocks: Blocks::new(limits.sequences * limits.blocks),
@@ -137,6 +127,19 @@ impl Engine {
             engine.plans.push(plan);
         }
         Ok(engine)
+    }
+
+    /// What the prepared steps consist of, smallest first.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn plan_summary(&self) -> Result<Vec<StepSummary>, Error> {
+        let summary = |plan: &Plan| {
+            let (recorded, _) =
+                record(&*self.device, &self.model, &self.resources, plan.bucket, true)?;
+            Ok(StepSummary::new(plan.bucket, &recorded.commands(self.arena)))
+        };
+        self.plans.iter().map(summary).collect()
     }
 
     fn plan(&self, bucket: Bucket) -> Result<Plan, Error> {
@@ -522,18 +525,6 @@ impl Drop for Engine {
     }
 }
 
-fn check_options(options: &Options) -> Result<(), Error> {
-    let zero = [
-        (options.context, "the context"),
-        (options.sequences, "the number of sequences"),
-        (options.prompt_chunk, "the prompt chunk"),
-    ];
-    match zero.iter().find(|(value, _)| *value == 0) {
-        Some((_, what)) => Err(Error::BadRequest { what: format!("{what} must be at least 1") }),
-        None => Ok(()),
-    }
-}
-
 fn admit(device: &dyn Device, memory: &MemoryPlan, context: u32) -> Result<(), Error> {
     let available = device.info().memory_bytes;
     if available == 0 || memory.total() <= available {
@@ -544,7 +535,7 @@ fn admit(device: &dyn Device, memory: &MemoryPlan, context: u32) -> Result<(), E
         needed: memory.total(),
         weights: memory.weights,
         cache: memory.cache,
-        activations: memory.activations,
+        activations: memory.activations + memory.inputs,
         context,
         available,
     })

@@ -64,8 +64,11 @@ impl Ops for Cost {
         *x
     }
     fn linear(&mut self, x: &Shape, linear: &Linear) -> Shape {
-        self.read(Some(&linear.weight));
-        self.read(linear.bias.as_ref());
+        // A step in the middle of a prompt wants no logits: nothing of the head has to be read.
+        if x.rows > 0 {
+            self.read(Some(&linear.weight));
+            self.read(linear.bias.as_ref());
+        }
         let flops = 2 * x.rows * x.columns * u64::from(linear.weight.rows);
         self.flops += flops;
         if linear.weight.format.block_elements() > 1 {
@@ -116,6 +119,8 @@ mod tests {
         cost.linear(&x, &Linear { weight, bias: None });
         // 10 rows of two blocks of 18 bytes; 10 * 64 multiplications and as many additions.
         assert_eq!((cost.weight_bytes, cost.flops, cost.integer_flops), (360, 1280, 1280));
+        cost.linear(&Shape { rows: 0, columns: 64 }, &Linear { weight, bias: None });
+        assert_eq!((cost.weight_bytes, cost.flops), (360, 1280), "no rows, no work");
         let attention =
             Attention { layer: 0, heads: 4, kv_heads: 2, head_dim: 16, scale: 1.0, window: None };
         cost.attend(&x, &attention);

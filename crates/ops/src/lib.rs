@@ -10,6 +10,7 @@ pub mod add;
 pub mod attend;
 mod cost;
 pub mod embed;
+mod families;
 pub mod format;
 pub mod gather;
 mod inputs;
@@ -29,6 +30,7 @@ pub mod write_kv;
 mod conformance;
 
 pub use cost::Cost;
+pub use families::kernels_chosen;
 pub use inputs::{Batch, FEEDBACK, Inputs, Limits, Token};
 pub use record::{Bucket, CacheSpans, Recorded, Recorder, Resources, Tensor};
 pub use reference::{Matrix, Reference};

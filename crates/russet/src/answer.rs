@@ -1,11 +1,10 @@
 //! One answer: tokens from the engine become text, and the time they took becomes numbers.
 use crate::interrupt;
 use crate::session::Session;
+use crate::speed::{per_second, percent, read_limit, step_cost};
 use engine::{End, Event, Params, SequenceId, StopStrings};
 use hal::Kind;
-use model::forward;
 use model::tokenizer::Control;
-use ops::Cost;
 use std::time::{Duration, Instant};
 
 /// Why an answer ended.
@@ -88,21 +87,14 @@ impl Answer {
 
     fn bandwidth(&self, info: &hal::Info) -> String {
         let read = format!(" | {:.1} GB/s read", self.bytes_per_second() / 1e9);
-        if info.kind != Kind::Cpu {
-            return read;
-        }
-        match hal::cpu::read_bytes_per_second(info.threads as usize) {
-            Err(_) => read,
-            Ok(limit) => {
-                let percent = 100.0 * self.bytes_per_second() / limit;
+        match read_limit(info) {
+            None => read,
+            Some(limit) => {
+                let percent = percent(self.bytes_per_second(), limit);
                 format!("{read}, {percent:.0} % of this machine's {:.1} GB/s", limit / 1e9)
             }
         }
     }
-}
-
-fn per_second(count: f64, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { count / time.as_secs_f64() }
 }
 
 /// Runs a sequence to its end and calls `show` with each piece of text. `show` fails when nobody reads any more.
@@ -176,16 +168,10 @@ fn run(
     }
     answer.ended = ended.unwrap_or(Ended::Interrupted);
     let contexts = first_context..first_context + answer.decode_steps as usize;
+    let model = session.engine.model();
     answer.decode_bytes =
-        contexts.map(|context| decode_cost(session, context as u64).bytes()).sum();
+        contexts.map(|context| step_cost(model, 1, 1, context as u64).bytes()).sum();
     Ok(answer)
-}
-
-/// What one decode step after `context` tokens moves and computes.
-pub(crate) fn decode_cost(session: &Session, context: u64) -> Cost {
-    let mut cost = Cost::new(1, 1, context);
-    forward(&mut cost, session.engine.model());
-    cost
 }
 
 impl From<End> for Ended {

@@ -30,6 +30,18 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a model file holds, whether it can be run, and the memory that takes
+    Inspect(InspectArguments),
+    /// Show every kind of device: what was found, and why the others cannot be used
+    Devices {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what would be used on this machine and what stands in the way
+    Doctor(DoctorArguments),
+    /// Measure prompt processing and decode of a model against the limits of this machine
+    Bench(BenchArguments),
     /// Remove a model from the store. Files that were registered by path stay
     Rm {
         /// Its name in `russet list`
@@ -138,4 +150,67 @@ pub(crate) struct LogitsArguments {
     /// Print nothing but a hash of all logits
     #[arg(long)]
     pub(crate) hash: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// A name from the store, a path to a GGUF file, or hf:owner/repo[:file]; fetched when missing
+    pub(crate) model: String,
+    /// Tokens of context to plan memory for [default: what `run` would choose]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) ctx: Option<u32>,
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// List the metadata, long values cut
+    #[arg(long)]
+    pub(crate) metadata: bool,
+    /// Everything as JSON, nothing cut
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ask the hub whether it answers
+    #[arg(long)]
+    pub(crate) online: bool,
+    /// Measure the read bandwidth and the int8 peak
+    #[arg(long)]
+    pub(crate) measure: bool,
+}
+
+/// Token ids are drawn from a fixed stream, so that every run measures the same work; answers are greedy and never end early.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// A name from the store, a path to a GGUF file, or hf:owner/repo[:file]; fetched when missing
+    #[arg(default_value = "smollm2")]
+    pub(crate) model: String,
+    /// Tokens of prompt to measure, comma separated; 0 leaves prompts out
+    #[arg(long, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
+    pub(crate) prompt: Vec<u32>,
+    /// Tokens of answer to measure, comma separated; 0 leaves answers out
+    #[arg(long, value_delimiter = ',', default_value = "128", value_name = "TOKENS")]
+    pub(crate) decode: Vec<u32>,
+    /// Tokens that the cache already holds, comma separated: everything is measured at each depth
+    #[arg(long, value_delimiter = ',', default_value = "0", value_name = "TOKENS")]
+    pub(crate) depth: Vec<u32>,
+    /// How often each is measured, after one run to warm up
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) repeat: u32,
+    /// Threads of the CPU device [default: as many as this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    /// auto, cpu, metal[:N], cuda[:N] or hip[:N]. A device that is named and cannot be opened is an error
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// One line of JSON per measurement
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw the measurements with their limits
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
 }

@@ -1,15 +1,21 @@
 //! The russet command: large language models on every processor this machine has.
 mod answer;
 mod args;
+mod bench;
 mod chat;
+mod devices;
+mod doctor;
 mod environment;
+mod inspect;
 mod interrupt;
 mod logits;
 mod pull;
 mod receipt;
 mod run;
 mod session;
+mod speed;
 mod store;
+mod table;
 
 use args::{Arguments, Command};
 use clap::Parser as _;
@@ -35,6 +41,10 @@ fn dispatch(command: &Command, environment: &Environment) -> anyhow::Result<Exit
         Command::Logits(arguments) => logits::logits(arguments, environment),
         Command::Pull { model } => pull::pull(model, environment),
         Command::List { json } => pull::list(*json, environment),
+        Command::Inspect(arguments) => inspect::inspect(arguments, environment),
+        Command::Devices { json } => devices::devices(*json),
+        Command::Doctor(arguments) => doctor::doctor(arguments, environment),
+        Command::Bench(arguments) => bench::bench(arguments, environment),
         Command::Rm { model } => pull::remove(model, environment),
     }
 }

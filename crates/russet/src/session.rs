@@ -47,14 +47,16 @@ impl Session {
         if arguments.device == "auto" {
             say_what_was_passed_over(&selection);
         }
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata())
+        // Before the tokenizer: that an architecture is unknown says more than what its tokenizer lacks.
+        let (model, context) = open_model(gguf, arguments.ctx)?;
+        let metadata = model.gguf.metadata();
+        let tokenizer = Tokenizer::from_gguf(metadata)
             .with_context(|| format!("{}: the tokenizer cannot be built", path.display()))?;
-        let template = match ChatTemplate::from_gguf(gguf.metadata(), &tokenizer) {
+        let template = match ChatTemplate::from_gguf(metadata, &tokenizer) {
             Ok(template) => Some(template),
             Err(model::chat::Error::NoTemplate) => None,
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         };
-        let (model, context) = open_model(gguf, arguments.ctx)?;
         let options = Options {
             timing: if watch.kernels { hal::Timing::PerKernel } else { hal::Timing::Off },
             hash_logits: watch.logits_hash,

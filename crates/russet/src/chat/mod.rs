@@ -235,7 +235,7 @@ impl Chat {
         if *forgotten > 0 {
             say(&format!("{:<19}{forgotten} of {} questions", "no longer seen", turns.len()));
         }
-        let memory = MemoryPlan::new(engine.model(), context, 1);
+        let memory = MemoryPlan::new(engine.model(), engine.device().info(), engine.options())?;
         let (weights, cache) = (HumanBytes(memory.weights), HumanBytes(memory.cache));
         say(&format!("{:<19}weights {weights}, KV cache {cache}", "memory"));
         say(&format!("{:<19}{}", "model", self.session.path.display()));

@@ -32,6 +32,7 @@ use partial::{Expected, Partial, file_name, name_in};
 use reference::Reference;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Where models may come from. The environment is read by the caller.
 #[derive(Clone, Debug)]
@@ -75,6 +76,16 @@ pub(crate) fn root_from(
         let data = set(xdg_data_home).or_else(|| Some(set(home)?.join(below)))?;
         Some(data.join("russet"))
     })
+}
+
+/// Asks the hub for a list of files: its host, and how long the answer took or why there was none.
+pub(crate) fn ask_hub(sources: &Sources) -> Result<(String, Duration), StoreError> {
+    let hub = connect(sources, ANSWER_MAX)?;
+    let since = Instant::now();
+    for known in known::KNOWN.iter().take(1) {
+        drop(hub.files(known.hub.0)?);
+    }
+    Ok((hub.host().to_owned(), since.elapsed()))
 }
 
 #[derive(Debug)]
@@ -447,7 +458,7 @@ fn from_hub(
     result
 }
 
-fn connect(sources: &Sources, answer_max: std::time::Duration) -> Result<Hub, StoreError> {
+fn connect(sources: &Sources, answer_max: Duration) -> Result<Hub, StoreError> {
     let (endpoint, token) = (sources.hub_endpoint.as_deref(), sources.hub_token.as_deref());
     Ok(Hub::new(endpoint, token, answer_max)?)
 }

@@ -1,0 +1,57 @@
+//! Which kernels a processor gets: for people who ask why something is slow.
+use crate::simd::Family;
+use hal::{Info, Program};
+
+/// Kernels with a version for each family; the others are what the compiler makes of plain Rust.
+const BY_FAMILY: [&Program; 4] = [
+    &crate::linear::TILES,
+    &crate::linear::TILES_OF_ROWS,
+    &crate::quantize::QUANTIZE_PANEL,
+    &crate::attend::ATTEND,
+];
+
+const PORTABLE: [&Program; 15] = [
+    &crate::linear::INTEGER,
+    &crate::linear::FLOAT,
+    &crate::embed::EMBED,
+    &crate::embed::POSITIONS,
+    &crate::norm::NORM,
+    &crate::quantize::QUANTIZE,
+    &crate::rope::ANGLES,
+    &crate::rope::ROPE,
+    &crate::rope_kv::ROPE_KV,
+    &crate::write_kv::WRITE_KV,
+    &crate::activate::ACTIVATE,
+    &crate::activate::SOFTCAP,
+    &crate::add::ADD,
+    &crate::gather::GATHER,
+    &crate::sample::SAMPLE,
+];
+
+/// Each kernel that a step may run, and the family of instructions that its CPU version uses on a processor.
+#[must_use]
+pub fn kernels_chosen(info: &Info) -> Vec<(&'static str, Family)> {
+    let best = Family::of(&info.features);
+    let chosen = BY_FAMILY.iter().map(|program| (program.name, best));
+    chosen.chain(PORTABLE.iter().map(|program| (program.name, Family::Portable))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hal::Kind;
+
+    #[test]
+    fn a_processor_without_features_runs_portable_kernels_only_and_each_kernel_is_named_once() {
+        let plain = kernels_chosen(&Info::new(Kind::Cpu));
+        assert!(plain.iter().all(|(_, family)| *family == Family::Portable));
+        let mut names: Vec<&str> = plain.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), plain.len());
+        let features = vec!["avx2", "fma", "f16c"];
+        let avx2 = kernels_chosen(&Info { features, ..Info::new(Kind::Cpu) });
+        assert!(avx2.contains(&("linear_tiles", Family::Avx2)));
+        assert!(avx2.contains(&("gather", Family::Portable)));
+    }
+}
