@@ -1,9 +1,9 @@
 //! `linear` against the machine: bytes of weights per second in decode beside the read bandwidth, operations per second in
 //! prompts beside the peak of the dot-product instruction, all measured in this run.
 //!
-//! `cargo bench -p ops --bench linear -- [FORMAT ...] [rows=R columns=C] [threads=N] [plain]`
+//! `cargo bench -p ops --bench linear -- [FORMAT ...] [rows=R columns=C] [tokens=T,..] [threads=N] [plain] [cached]`
+#![expect(clippy::print_stdout, reason = "a program that prints a table")]
 #![expect(unsafe_code, reason = "runs recorded commands and dot-product instructions")]
-#![expect(clippy::cast_possible_truncation, reason = "patterns of bytes")]
 
 mod limits;
 
@@ -26,6 +26,8 @@ struct Options {
     columns: u32,
     threads: usize,
     packed: bool,
+    /// Read one matrix over and over, from the caches: what the kernel could do with faster memory.
+    cached: bool,
     tokens: Vec<u32>,
 }
 
@@ -37,6 +39,7 @@ impl Options {
             columns: 2048,
             threads: hal::cpu::default_threads(),
             packed: true,
+            cached: false,
             tokens: vec![1, 4, 512],
         };
         for word in std::env::args().skip(1) {
@@ -49,6 +52,7 @@ impl Options {
                     options.tokens = value.split(',').map(number).collect();
                 }
                 _ if word == "plain" => options.packed = false,
+                _ if word == "cached" => options.cached = true,
                 _ if word == "--bench" => {}
                 _ => {
                     let format = Format::ALL.into_iter().find(|format| format.name() == word);
@@ -65,26 +69,26 @@ impl Options {
 
 fn main() {
     let options = Options::parse();
-    let bandwidth = limits::read_bandwidth(options.threads);
+    let reader = limits::Reader::new(options.threads);
     let peak = limits::int8_peak(options.threads);
     let (rows, columns) = (options.rows, options.columns);
     println!(
-        "{rows} x {columns}, {} threads, {}; read {bandwidth:.1} GB/s, int8 dot {:.0} Gop/s",
+        "{rows} x {columns}, {} threads, {}; read {:.1} GB/s, int8 dot {peak:.0} Gop/s",
         options.threads,
         Family::host(),
-        peak
+        reader.bandwidth(),
     );
     for format in &options.formats {
         if format.row_bytes(columns as usize).is_none() {
             continue;
         }
         for tokens in &options.tokens {
-            line(&options, *format, *tokens, (bandwidth, peak));
+            line(&options, *format, *tokens, (&reader, peak));
         }
     }
 }
 
-fn line(options: &Options, format: Format, tokens: u32, (bandwidth, peak): (f64, f64)) {
+fn line(options: &Options, format: Format, tokens: u32, (reader, peak): (&limits::Reader, f64)) {
     let Step { device, prepared, bytes, products, packed } = Step::new(options, format, tokens);
     let pass = || {
         let start = Instant::now();
@@ -92,13 +96,15 @@ fn line(options: &Options, format: Format, tokens: u32, (bandwidth, peak): (f64,
         device.wait(fence).expect("it ends");
         start.elapsed().as_secs_f64()
     };
+    let mut bandwidth = reader.bandwidth();
     let mut seconds: Vec<f64> = (0..PASSES).map(|_| pass()).collect();
+    bandwidth = bandwidth.max(reader.bandwidth());
     seconds.sort_by(f64::total_cmp);
     let (best, median) = (seconds[0], seconds[PASSES / 2]);
     let (rate, rate_median) = (bytes as f64 / best / 1e9, bytes as f64 / median / 1e9);
     let gops = products * 2.0 / best / 1e9;
     println!(
-        "{:7} {:6} tokens {tokens:4}  {rate:6.1} GB/s ({:3.0} %, median {rate_median:.1})  {gops:7.0} Gop/s ({:3.0} %)",
+        "{:7} {:6} tokens {tokens:4}  {rate:6.1} GB/s ({:3.0} % of {bandwidth:.1}, median {rate_median:.1})  {gops:7.0} Gop/s ({:3.0} %)",
         format.name(),
         if packed { "packed" } else { "plain" },
         100.0 * rate / bandwidth,
@@ -130,8 +136,9 @@ impl Step {
         let copies = u32::try_from(wanted.div_ceil(bytes)).expect("few copies");
         let span = |bytes| span(&device, bytes);
         // One buffer, as a loader takes it: small ones would not get huge pages.
-        let all = weights(&device, bytes * u64::from(copies));
-        let weights = (0..u64::from(copies)).map(|i| all.part(i * bytes, bytes));
+        let distinct = if options.cached { 1 } else { u64::from(copies) };
+        let all = weights(&device, bytes * distinct);
+        let weights = (0..u64::from(copies)).map(|i| all.part(i % distinct * bytes, bytes));
         let limits =
             Limits { tokens, rows: 1, sequences: 1, blocks: 1, block_tokens: 1, vocabulary: 1 };
         let inputs = Inputs { whole: span(limits.bytes()), limits };
@@ -161,10 +168,10 @@ fn span(device: &dyn Device, bytes: u64) -> Span {
     Span { buffer, offset: 0, bytes }
 }
 
-/// Bytes that are neither zero nor a NaN in any format.
 fn weights(device: &dyn Device, bytes: u64) -> Span {
     let span = span(device, bytes);
-    let pattern: Vec<u8> = (0..bytes).map(|i| 0x20 | (i % 7) as u8).collect();
+    let mut pattern = vec![0; usize::try_from(bytes).expect("memory")];
+    limits::fill(&mut pattern);
     device.write(span, &pattern).expect("it fits");
     span
 }

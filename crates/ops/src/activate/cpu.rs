@@ -28,7 +28,7 @@ fn part(launch: &HostLaunch<'_>, args: &Args) -> std::ops::Range<usize> {
 }
 
 /// `gate = activation(gate) * up`.
-pub(crate) fn apply(activation: Activation, gate: &mut [f32], up: Option<&[f32]>) {
+fn apply(activation: Activation, gate: &mut [f32], up: Option<&[f32]>) {
     match activation {
         Activation::Silu => gate.iter_mut().for_each(|x| *x /= 1.0 + (-*x).exp()),
         Activation::Gelu => gate.iter_mut().for_each(|x| *x = gelu(*x)),

@@ -4,8 +4,6 @@ mod cases;
 mod cpu;
 pub mod reference;
 
-pub(crate) use cpu::apply;
-
 use crate::Activation;
 use crate::record::{Recorder, Spread, Tensor, read, write};
 

@@ -1,11 +1,13 @@
 //! `linear` on the CPU: each thread unpacks its rows of W once and multiplies them with every row of x.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
+#[cfg(target_arch = "x86_64")]
+use super::avx512_float;
 use super::blocks::{Row, unpack};
 use super::{Args, PARTS, is_float};
 use crate::Epilogue;
-use crate::activate::apply;
 use crate::format::Format;
 use crate::quantize::{BLOCK, GROUP};
+use crate::simd::{self, Family};
 use hal::cpu::{HostLaunch, Shared};
 
 /// Scratch of one thread: an unpacked row (codes, scales and offsets, or f32).
@@ -94,7 +96,17 @@ pub(super) fn float(launch: &HostLaunch<'_>) {
     for part in parts.iter().flatten() {
         assert!(is_float(part.format), "the recorder sends quantized formats to the other program");
         let row_bytes = part.format.row_bytes(n).expect("whole blocks");
-        for r in launch.part(part.rows, GROUP) {
+        let rows = launch.part(part.rows, GROUP);
+        #[cfg(target_arch = "x86_64")]
+        if Family::from_code(args.family) == Family::Avx512Vnni {
+            let weight = &part.weight[rows.start * row_bytes..rows.end * row_bytes];
+            let operands = avx512_float::Operands { weight, x: &x[..tokens * n], columns: n };
+            avx512_float::multiply(part.format, operands, &mut |(t, r), product| {
+                store(part, &args, (t, rows.start + r), product);
+            });
+            continue;
+        }
+        for r in rows {
             part.format.dequantize(&part.weight[r * row_bytes..(r + 1) * row_bytes], row);
             for t in 0..tokens {
                 store(part, &args, (t, r), dot_float(row, &x[t * n..(t + 1) * n]));
@@ -127,7 +139,7 @@ fn finish(launch: &HostLaunch<'_>, args: &Args, parts: &[Option<Part<'_>>; PARTS
         let range = at + columns.start..at + columns.end;
         // SAFETY: as in `store`; both matrices have the same rows, so this thread wrote both parts.
         let (gate, up) = unsafe { (gate.y.part(range.clone()), up.map(|up| &*up.y.part(range))) };
-        apply(activation, gate, up);
+        simd::activate(Family::from_code(args.family), activation, gate, up);
     }
 }
 

@@ -8,6 +8,8 @@
 //! also defines what codes, scales and offsets are.
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_float;
 mod blocks;
 #[cfg(test)]
 mod cases;
