@@ -164,8 +164,9 @@ fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
         let start = block * block_tokens;
         let seen = first.max(start)..end.min(start + block_tokens);
         let (k, v) = work.block(tile, block);
-        for at in (0..rows).step_by(ROWS) {
-            let count = ROWS.min(rows - at);
+        let mut at = 0;
+        while at < rows {
+            let count = ROWS.min(1 << (rows - at).ilog2());
             let part = Part {
                 q: &q[at * n..(at + count) * n],
                 y: &mut y[at * padded(n)..(at + count) * padded(n)],
@@ -176,11 +177,12 @@ fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
                 seen: seen.clone(),
             };
             match count {
-                8 => part.block::<L, 8>(k, v),
-                4..8 => part.block_in_parts::<L, 4>(k, v),
-                2..4 => part.block_in_parts::<L, 2>(k, v),
-                _ => part.block_in_parts::<L, 1>(k, v),
+                8 => part.block::<L, 8, 1, 1>(k, v),
+                4 => part.block::<L, 4, 1, 2>(k, v),
+                2 => part.block::<L, 2, 2, 4>(k, v),
+                _ => part.block::<L, 1, 2, 8>(k, v),
             }
+            at += count;
         }
     }
     for (row, state) in states.iter().enumerate() {
@@ -227,112 +229,156 @@ struct Part<'a> {
     seen: Range<usize>,
 }
 
+/// The number at `index`, without a check: the inner loops below read one per multiplication.
+///
+/// # Safety
+/// `index` is below the slice's length.
+#[inline(always)]
+unsafe fn at(x: &[f32], index: usize) -> f32 {
+    debug_assert!(index < x.len(), "the caller's promise");
+    // SAFETY: the caller's promise.
+    unsafe { *x.get_unchecked(index) }
+}
+
+#[inline(always)]
+fn lanes_at(x: &[f32], index: usize) -> &[f32; 16] {
+    x[index..index + 16].first_chunk().expect("sixteen numbers")
+}
+
+#[inline(always)]
+fn lanes_at_mut(x: &mut [f32], index: usize) -> &mut [f32; 16] {
+    x[index..index + 16].first_chunk_mut().expect("sixteen numbers")
+}
+
 impl Part<'_> {
-    /// Rows `R` at a time, the last ones alone.
+    /// Scores, softmax so far, values: for exactly `R` rows, with `P` vectors of positions and `D` vectors of a head's numbers
+    /// in registers. Few rows take more of both, or each multiplication would wait for the one before; the order in which a
+    /// row's numbers are summed is the same for every `R`, so that a token's result does not depend on its neighbours.
     #[inline(always)]
-    fn block_in_parts<L: Lanes, const R: usize>(self, k: &[u16], v: &[u16]) {
-        let (rows, n, block_tokens) =
-            (self.states.len(), self.n, self.weights.len() / self.states.len());
-        let mut at = 0;
-        while at < rows {
-            let count = if rows - at >= R { R } else { 1 };
-            let part = Part {
-                q: &self.q[at * n..(at + count) * n],
-                y: &mut self.y[at * padded(n)..(at + count) * padded(n)],
-                weights: &mut self.weights[at * block_tokens..(at + count) * block_tokens],
-                states: &mut self.states[at..at + count],
-                n,
-                start: self.start,
-                seen: self.seen.clone(),
-            };
-            if count == R {
-                part.block::<L, R>(k, v)
+    fn block<L: Lanes, const R: usize, const P: usize, const D: usize>(
+        mut self,
+        k: &[u16],
+        v: &[u16],
+    ) {
+        let block_tokens = self.weights.len() / R;
+        assert!(
+            self.q.len() == R * self.n && k.len() == block_tokens * self.n,
+            "whole rows and blocks"
+        );
+        let mut lane = 0;
+        while lane < block_tokens {
+            if lane + 16 * P <= block_tokens {
+                self.scores::<L, R, P>(k, lane);
+                lane += 16 * P;
             } else {
-                part.block::<L, 1>(k, v)
+                self.scores::<L, R, 1>(k, lane);
+                lane += 16;
             }
-            at += count;
+        }
+        self.soften::<L>();
+        let mut lane = 0;
+        while lane < self.n {
+            if lane + 16 * D <= self.n {
+                self.values::<L, R, D>(v, lane);
+                lane += 16 * D;
+            } else {
+                self.values::<L, R, 1>(v, lane);
+                lane += 16;
+            }
         }
     }
 
-    /// Scores, softmax so far, values: for exactly `R` rows.
+    /// Scores of the `16 * P` positions from `lane` on: two sums each, over the even and over the odd numbers of a head.
     #[inline(always)]
-    fn block<L: Lanes, const R: usize>(mut self, k: &[u16], v: &[u16]) {
-        self.scores::<L, R>(k);
-        self.soften();
-        self.values::<L, R>(v);
-    }
-
-    #[inline(always)]
-    fn scores<L: Lanes, const R: usize>(&mut self, k: &[u16]) {
+    fn scores<L: Lanes, const R: usize, const P: usize>(&mut self, k: &[u16], lane: usize) {
         let block_tokens = self.weights.len() / R;
-        for lane in (0..block_tokens).step_by(16) {
-            let mut sums = [L::splat(0.0); R];
-            for (d, k) in k.chunks_exact(block_tokens).enumerate() {
-                let k = L::widen(k[lane..lane + 16].first_chunk().expect("blocks are whole lanes"));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = L::mul_add(L::splat(self.q[r * self.n + d]), k, *sum);
+        let mut sums = [[[L::splat(0.0); P]; R]; 2];
+        let mut step = |d: usize, k: &[u16]| {
+            let k: [L::V; P] = std::array::from_fn(|p| {
+                L::widen(k[lane + 16 * p..][..16].first_chunk().expect("blocks are whole lanes"))
+            });
+            for (r, sums) in sums[d % 2].iter_mut().enumerate() {
+                // SAFETY: q has R rows of n numbers and d is below n.
+                let q = L::splat(unsafe { at(self.q, r * self.n + d) });
+                for (sum, k) in sums.iter_mut().zip(k) {
+                    *sum = L::mul_add(q, k, *sum);
                 }
             }
-            for (r, sum) in sums.into_iter().enumerate() {
-                let at = r * block_tokens + lane;
-                L::store(
-                    sum,
-                    self.weights[at..at + 16].first_chunk_mut().expect("blocks are whole lanes"),
-                );
+        };
+        let pairs = k.chunks_exact(2 * block_tokens);
+        let odd = pairs.remainder();
+        for (i, pair) in pairs.enumerate() {
+            let (even, odd) = pair.split_at(block_tokens);
+            step(2 * i, even);
+            step(2 * i + 1, odd);
+        }
+        if !odd.is_empty() {
+            step(self.n - 1, odd);
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let total = L::add(sums[0][r][p], sums[1][r][p]);
+                L::store(total, lanes_at_mut(self.weights, r * block_tokens + lane + 16 * p));
             }
         }
     }
 
     /// Turns scores into weights under the largest score so far, and shrinks what was summed under a smaller one.
     #[inline(always)]
-    fn soften(&mut self) {
+    fn soften<L: Lanes>(&mut self) {
         let (block_tokens, width) = (self.weights.len() / self.states.len(), padded(self.n));
-        for (r, state) in self.states.iter_mut().enumerate() {
-            let weights = &mut self.weights[r * block_tokens..(r + 1) * block_tokens];
+        let rows = self.weights.chunks_exact_mut(block_tokens).zip(self.y.chunks_exact_mut(width));
+        for (state, (weights, y)) in self.states.iter_mut().zip(rows) {
             // What the row does not see may be anything, even NaN: it is replaced, not multiplied.
             let first = state.first.saturating_sub(self.start).min(block_tokens);
-            let end = state.end.saturating_sub(self.start).min(block_tokens);
+            let end = state.end.saturating_sub(self.start).min(block_tokens).max(first);
             weights[..first].fill(f32::NEG_INFINITY);
-            weights[end.max(first)..].fill(f32::NEG_INFINITY);
-            let max = weights.iter().fold(state.max, |max, x| if *x > max { *x } else { max });
+            weights[end..].fill(f32::NEG_INFINITY);
+            let most = |most, at| L::max(L::load(lanes_at(weights, at)), most);
+            let lanes = (0..block_tokens).step_by(16);
+            let max = L::largest(lanes.clone().fold(L::splat(state.max), most));
             if max == f32::NEG_INFINITY {
                 weights.fill(0.0);
                 continue;
             }
-            let shrink = exp(state.max - max);
-            state.max = max;
-            weights
-                .iter_mut()
-                .for_each(|x| *x = if *x == f32::NEG_INFINITY { 0.0 } else { exp(*x - max) });
-            state.total = state.total * shrink + weights.iter().sum::<f32>();
+            let (shrink, minus) = (exp(state.max - max), L::splat(-max));
+            let mut total = L::splat(0.0);
+            for at in lanes {
+                // The exponential of minus infinity is clamped to the least normal number; weights that small vanish.
+                let weight = L::exp(L::add(L::load(lanes_at(weights, at)), minus));
+                total = L::add(total, weight);
+                L::store(weight, lanes_at_mut(weights, at));
+            }
+            (state.max, state.total) = (max, state.total * shrink + L::total(total));
             if shrink != 1.0 {
-                self.y[r * width..(r + 1) * width].iter_mut().for_each(|y| *y *= shrink);
+                y.iter_mut().for_each(|y| *y *= shrink);
             }
         }
     }
 
+    /// Adds the weighted values of the head's `16 * D` numbers from `lane` on.
     #[inline(always)]
-    fn values<L: Lanes, const R: usize>(&mut self, v: &[u16]) {
+    fn values<L: Lanes, const R: usize, const D: usize>(&mut self, v: &[u16], lane: usize) {
         let (block_tokens, width) = (self.weights.len() / R, padded(self.n));
         let seen = self.seen.start - self.start..self.seen.end - self.start;
-        for lane in (0..self.n).step_by(16) {
-            let mut sums = [L::splat(0.0); R];
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = L::load(
-                    self.y[r * width + lane..][..16].first_chunk().expect("rows are padded"),
-                );
-            }
-            for place in seen.clone() {
-                let v = L::widen(&sixteen(&v[place * self.n..(place + 1) * self.n], lane));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = L::mul_add(L::splat(self.weights[r * block_tokens + place]), v, *sum);
+        assert!(seen.end <= block_tokens, "seen positions lie in the block");
+        let mut sums: [[L::V; D]; R] = std::array::from_fn(|r| {
+            std::array::from_fn(|d| L::load(lanes_at(self.y, r * width + lane + 16 * d)))
+        });
+        for place in seen {
+            let row = &v[place * self.n..(place + 1) * self.n];
+            let v: [L::V; D] = std::array::from_fn(|d| L::widen(&sixteen(row, lane + 16 * d)));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: there are R rows of weights and the place lies in the block.
+                let weight = L::splat(unsafe { at(self.weights, r * block_tokens + place) });
+                for (sum, v) in sums.iter_mut().zip(v) {
+                    *sum = L::mul_add(weight, v, *sum);
                 }
             }
-            for (r, sum) in sums.into_iter().enumerate() {
-                L::store(
-                    sum,
-                    self.y[r * width + lane..][..16].first_chunk_mut().expect("rows are padded"),
-                );
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (d, sum) in sums.into_iter().enumerate() {
+                L::store(sum, lanes_at_mut(self.y, r * width + lane + 16 * d));
             }
         }
     }

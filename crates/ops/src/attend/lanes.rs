@@ -12,6 +12,35 @@ pub(super) trait Lanes {
     fn store(v: Self::V, to: &mut [f32; 16]);
     /// `a * b + c`
     fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// The larger of each pair; `b` where `a` is NaN.
+    fn max(a: Self::V, b: Self::V) -> Self::V;
+    fn exp(v: Self::V) -> Self::V;
+
+    /// The sum of all lanes.
+    #[inline(always)]
+    fn total(v: Self::V) -> f32 {
+        halved(&Self::lanes(v), |a, b| a + b)
+    }
+    /// The largest lane.
+    #[inline(always)]
+    fn largest(v: Self::V) -> f32 {
+        halved(&Self::lanes(v), f32::max)
+    }
+    #[inline(always)]
+    fn lanes(v: Self::V) -> [f32; 16] {
+        let mut lanes = [0.0; 16];
+        Self::store(v, &mut lanes);
+        lanes
+    }
+}
+
+/// Folds sixteen numbers as a tree, so that the steps of a level do not wait for each other.
+#[inline(always)]
+fn halved(lanes: &[f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| f(lanes[i], lanes[i + 8]));
+    let four: [f32; 4] = std::array::from_fn(|i| f(eight[i], eight[i + 4]));
+    f(f(four[0], four[2]), f(four[1], four[3]))
 }
 
 /// Plain Rust.
@@ -40,6 +69,18 @@ impl Lanes for Portable {
     fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
+    #[inline(always)]
+    fn add(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn max(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn exp(v: Self::V) -> Self::V {
+        v.map(crate::simd::exp)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -49,9 +90,10 @@ pub(super) use x86::{Avx2, Avx512};
 mod x86 {
     use super::Lanes;
     use std::arch::x86_64::{
-        __m128i, __m256, __m512, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_ps, _mm256_storeu_ps, _mm512_cvtph_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m128i, __m256, __m512, _mm_loadu_si128, _mm256_add_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        _mm512_add_ps, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
+        _mm512_set1_ps, _mm512_storeu_ps,
     };
 
     /// Needs AVX-512 F.
@@ -84,6 +126,20 @@ mod x86 {
         fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
             // SAFETY: as above.
             unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn max(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn exp(v: Self::V) -> Self::V {
+            Self::load(&Self::lanes(v).map(crate::simd::exp))
         }
     }
 
@@ -126,6 +182,20 @@ mod x86 {
         fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
             // SAFETY: as above.
             unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+        #[inline(always)]
+        fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
+        fn max(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
+        fn exp(v: Self::V) -> Self::V {
+            Self::load(&Self::lanes(v).map(crate::simd::exp))
         }
     }
 }
