@@ -1,14 +1,19 @@
 //! What this machine can do at most, measured: the limits that speeds are compared with.
 use super::pool::Pool;
 use memmap2::MmapMut;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Larger than any cache, small enough to be read in milliseconds.
 const BYTES: usize = 256 << 20;
 const REPEATS: usize = 5;
+/// Long against reading the clock, short against a time slice.
+const PIECE: usize = 256 << 10;
 
-/// Bytes per second that `threads` threads read from memory together: the best of a few passes over 256 MiB.
+/// Bytes per second that `threads` threads read from memory together, in a few passes over 256 MiB.
+///
+/// The sum of each thread's median over pieces, so that a thread that is interrupted now and then does not count.
 ///
 /// # Errors
 /// When threads cannot be started or the memory is not there.
@@ -16,19 +21,30 @@ pub fn read_bytes_per_second(threads: usize) -> std::io::Result<f64> {
     let pool = Pool::new(threads)?;
     let memory = touched(&pool, threads)?;
     let sink = AtomicU64::new(0);
-    let mut best = Duration::MAX;
+    let times: Vec<_> = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
     for _ in 0..REPEATS {
-        let since = Instant::now();
         let run = pool.run(&|thread| {
-            sink.fetch_add(sum(part(&memory, thread, threads)), Ordering::Relaxed);
+            let mut times = times[thread].lock().expect("each thread has its own times");
+            for piece in part(&memory, thread, threads).chunks_exact(PIECE) {
+                let since = Instant::now();
+                sink.fetch_add(sum(piece), Ordering::Relaxed);
+                times.push(since.elapsed());
+            }
         });
         run.map_err(|_| std::io::Error::other("a thread failed"))?;
-        best = best.min(since.elapsed());
     }
     std::hint::black_box(sink.into_inner());
-    #[expect(clippy::cast_precision_loss, reason = "a power of two")]
-    let bytes = BYTES as f64;
-    Ok(bytes / best.as_secs_f64())
+    Ok(rates(times, f64::from(u32::try_from(PIECE).unwrap_or(u32::MAX))))
+}
+
+/// The sum over threads of `work` in the thread's median time, per second.
+fn rates(times: Vec<Mutex<Vec<Duration>>>, work: f64) -> f64 {
+    let rate = |times: Mutex<Vec<Duration>>| {
+        let mut times = times.into_inner().expect("no thread panicked");
+        times.sort_unstable();
+        times.get(times.len() / 2).map_or(0.0, |median| work / median.as_secs_f64())
+    };
+    times.into_iter().map(rate).sum()
 }
 
 /// Memory in which every page has been written once: an untouched page would be read from the one zero page.
@@ -36,8 +52,8 @@ fn touched(pool: &Pool, threads: usize) -> std::io::Result<MmapMut> {
     let mut memory = MmapMut::map_anon(BYTES)?;
     #[cfg(target_os = "linux")]
     drop(memory.advise(memmap2::Advice::HugePage));
-    let parts: Vec<std::sync::Mutex<&mut [u8]>> =
-        memory.chunks_mut(BYTES.div_ceil(threads)).map(std::sync::Mutex::new).collect();
+    let parts: Vec<Mutex<&mut [u8]>> =
+        memory.chunks_mut(BYTES.div_ceil(threads)).map(Mutex::new).collect();
     let run = pool.run(&|thread| {
         if let Some(part) = parts.get(thread) {
             part.lock().expect("each thread has its own part").fill(1);
@@ -64,27 +80,29 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// int8 multiplications and additions per second that `threads` threads reach together with the widest dot products of
-/// this processor: the best of many short runs. None where no such instructions are known here.
+/// this processor. None where no such instructions are known here.
 ///
-/// All threads run at the same time, since a core alone has a higher clock, and its sibling's execution units.
+/// All threads run at the same time, since a core alone has a higher clock, and its sibling's execution units. The sum of
+/// each thread's median over many short runs: on a busy machine few of them are interrupted, but most have some thread
+/// that is.
 ///
 /// # Errors
 /// When threads cannot be started.
 pub fn int8_ops_per_second(threads: usize) -> std::io::Result<Option<f64>> {
     let Some((products, ops_of_round)) = dot_products() else { return Ok(None) };
     let pool = Pool::new(threads)?;
-    let mut best = Duration::MAX;
+    let times: Vec<_> = (0..threads).map(|_| Mutex::new(Vec::with_capacity(RUNS))).collect();
     for _ in 0..RUNS {
-        let since = Instant::now();
-        let run = pool.run(&|_| {
+        let run = pool.run(&|thread| {
+            let since = Instant::now();
             std::hint::black_box(products(ROUNDS));
+            let time = since.elapsed();
+            times[thread].lock().expect("each thread has its own times").push(time);
         });
         run.map_err(|_| std::io::Error::other("a thread failed"))?;
-        best = best.min(since.elapsed());
     }
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand threads at most")]
-    let threads = threads as f64;
-    Ok(Some(threads * f64::from(ROUNDS) * f64::from(ops_of_round) / best.as_secs_f64()))
+    let ops = f64::from(ROUNDS) * f64::from(ops_of_round);
+    Ok(Some(rates(times, ops)))
 }
 
 /// Some 0.2 ms: long against the start of a run, short enough that one of many runs is not disturbed.
