@@ -246,6 +246,11 @@ fn lanes_at(x: &[f32], index: usize) -> &[f32; 16] {
 }
 
 #[inline(always)]
+fn halves_at(x: &[u16], index: usize) -> &[u16; 16] {
+    x[index..index + 16].first_chunk().expect("sixteen numbers")
+}
+
+#[inline(always)]
 fn lanes_at_mut(x: &mut [f32], index: usize) -> &mut [f32; 16] {
     x[index..index + 16].first_chunk_mut().expect("sixteen numbers")
 }
@@ -293,27 +298,23 @@ impl Part<'_> {
     fn scores<L: Lanes, const R: usize, const P: usize>(&mut self, k: &[u16], lane: usize) {
         let block_tokens = self.weights.len() / R;
         let mut sums = [[[L::splat(0.0); P]; R]; 2];
-        let mut step = |d: usize, k: &[u16]| {
-            let k: [L::V; P] = std::array::from_fn(|p| {
-                L::widen(k[lane + 16 * p..][..16].first_chunk().expect("blocks are whole lanes"))
-            });
-            for (r, sums) in sums[d % 2].iter_mut().enumerate() {
+        for (d, k) in k.chunks_exact(block_tokens).enumerate() {
+            let mut lanes = [L::splat(0.0); P];
+            for (p, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = L::widen(halves_at(k, lane + 16 * p));
+            }
+            let odd = d % 2 == 1;
+            for r in 0..R {
                 // SAFETY: q has R rows of n numbers and d is below n.
                 let q = L::splat(unsafe { at(self.q, r * self.n + d) });
-                for (sum, k) in sums.iter_mut().zip(k) {
-                    *sum = L::mul_add(q, k, *sum);
+                for p in 0..P {
+                    if odd {
+                        sums[1][r][p] = L::mul_add(q, lanes[p], sums[1][r][p]);
+                    } else {
+                        sums[0][r][p] = L::mul_add(q, lanes[p], sums[0][r][p]);
+                    }
                 }
             }
-        };
-        let pairs = k.chunks_exact(2 * block_tokens);
-        let odd = pairs.remainder();
-        for (i, pair) in pairs.enumerate() {
-            let (even, odd) = pair.split_at(block_tokens);
-            step(2 * i, even);
-            step(2 * i + 1, odd);
-        }
-        if !odd.is_empty() {
-            step(self.n - 1, odd);
         }
         for r in 0..R {
             for p in 0..P {
@@ -334,16 +335,18 @@ impl Part<'_> {
             let end = state.end.saturating_sub(self.start).min(block_tokens).max(first);
             weights[..first].fill(f32::NEG_INFINITY);
             weights[end..].fill(f32::NEG_INFINITY);
-            let most = |most, at| L::max(L::load(lanes_at(weights, at)), most);
-            let lanes = (0..block_tokens).step_by(16);
-            let max = L::largest(lanes.clone().fold(L::splat(state.max), most));
+            let mut most = L::splat(state.max);
+            for at in (0..block_tokens).step_by(16) {
+                most = L::max(L::load(lanes_at(weights, at)), most);
+            }
+            let max = L::largest(most);
             if max == f32::NEG_INFINITY {
                 weights.fill(0.0);
                 continue;
             }
             let (shrink, minus) = (exp(state.max - max), L::splat(-max));
             let mut total = L::splat(0.0);
-            for at in lanes {
+            for at in (0..block_tokens).step_by(16) {
                 // The exponential of minus infinity is clamped to the least normal number; weights that small vanish.
                 let weight = L::exp(L::add(L::load(lanes_at(weights, at)), minus));
                 total = L::add(total, weight);
@@ -362,17 +365,23 @@ impl Part<'_> {
         let (block_tokens, width) = (self.weights.len() / R, padded(self.n));
         let seen = self.seen.start - self.start..self.seen.end - self.start;
         assert!(seen.end <= block_tokens, "seen positions lie in the block");
-        let mut sums: [[L::V; D]; R] = std::array::from_fn(|r| {
-            std::array::from_fn(|d| L::load(lanes_at(self.y, r * width + lane + 16 * d)))
-        });
+        let mut sums = [[L::splat(0.0); D]; R];
+        for r in 0..R {
+            for d in 0..D {
+                sums[r][d] = L::load(lanes_at(self.y, r * width + lane + 16 * d));
+            }
+        }
         for place in seen {
             let row = &v[place * self.n..(place + 1) * self.n];
-            let v: [L::V; D] = std::array::from_fn(|d| L::widen(&sixteen(row, lane + 16 * d)));
-            for (r, sums) in sums.iter_mut().enumerate() {
+            let mut v = [L::splat(0.0); D];
+            for (d, v) in v.iter_mut().enumerate() {
+                *v = L::widen(&sixteen(row, lane + 16 * d));
+            }
+            for r in 0..R {
                 // SAFETY: there are R rows of weights and the place lies in the block.
                 let weight = L::splat(unsafe { at(self.weights, r * block_tokens + place) });
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    *sum = L::mul_add(weight, v, *sum);
+                for d in 0..D {
+                    sums[r][d] = L::mul_add(weight, v[d], sums[r][d]);
                 }
             }
         }

@@ -15,17 +15,29 @@ pub(super) trait Lanes {
     fn add(a: Self::V, b: Self::V) -> Self::V;
     /// The larger of each pair; `b` where `a` is NaN.
     fn max(a: Self::V, b: Self::V) -> Self::V;
-    fn exp(v: Self::V) -> Self::V;
 
     /// The sum of all lanes.
     #[inline(always)]
     fn total(v: Self::V) -> f32 {
-        halved(&Self::lanes(v), |a, b| a + b)
+        let mut x = Self::lanes(v);
+        // A tree, so that the steps of a level do not wait for each other.
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                x[i] += x[i + width];
+            }
+        }
+        x[0]
     }
     /// The largest lane.
     #[inline(always)]
     fn largest(v: Self::V) -> f32 {
-        halved(&Self::lanes(v), f32::max)
+        let mut x = Self::lanes(v);
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                x[i] = if x[i] > x[i + width] { x[i] } else { x[i + width] };
+            }
+        }
+        x[0]
     }
     #[inline(always)]
     fn lanes(v: Self::V) -> [f32; 16] {
@@ -33,14 +45,15 @@ pub(super) trait Lanes {
         Self::store(v, &mut lanes);
         lanes
     }
-}
-
-/// Folds sixteen numbers as a tree, so that the steps of a level do not wait for each other.
-#[inline(always)]
-fn halved(lanes: &[f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| f(lanes[i], lanes[i + 8]));
-    let four: [f32; 4] = std::array::from_fn(|i| f(eight[i], eight[i + 4]));
-    f(f(four[0], four[2]), f(four[1], four[3]))
+    /// [`crate::simd::exp`] of each lane: plain code, which the compiler vectorizes where this is inlined.
+    #[inline(always)]
+    fn exp(v: Self::V) -> Self::V {
+        let mut lanes = Self::lanes(v);
+        for x in &mut lanes {
+            *x = crate::simd::exp(*x);
+        }
+        Self::load(&lanes)
+    }
 }
 
 /// Plain Rust.
@@ -76,10 +89,6 @@ impl Lanes for Portable {
     #[inline(always)]
     fn max(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    fn exp(v: Self::V) -> Self::V {
-        v.map(crate::simd::exp)
     }
 }
 
@@ -137,10 +146,6 @@ mod x86 {
             // SAFETY: as above.
             unsafe { _mm512_max_ps(a, b) }
         }
-        #[inline(always)]
-        fn exp(v: Self::V) -> Self::V {
-            Self::load(&Self::lanes(v).map(crate::simd::exp))
-        }
     }
 
     /// Needs AVX2, FMA and F16C.
@@ -192,10 +197,6 @@ mod x86 {
         fn max(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: as above.
             unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
-        }
-        #[inline(always)]
-        fn exp(v: Self::V) -> Self::V {
-            Self::load(&Self::lanes(v).map(crate::simd::exp))
         }
     }
 }
