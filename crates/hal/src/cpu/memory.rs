@@ -16,6 +16,7 @@ impl fmt::Debug for HostMemory {
 }
 
 /// Above this size, huge pages save more TLB misses than their zeroing costs.
+#[cfg(target_os = "linux")]
 const HUGE_PAGES_FROM: usize = 4 << 20;
 
 impl HostMemory {
