@@ -1,7 +1,7 @@
 //! `linear` against the machine: bytes of weights per second in decode beside the read bandwidth, operations per second in
 //! prompts beside the peak of the dot-product instruction, all measured in this run.
 //!
-//! `cargo bench -p ops --bench linear -- [FORMAT ...] [rows=R columns=C] [tokens=T,..] [threads=N] [plain] [cached]`
+//! `cargo bench -p ops --bench linear -- [FORMAT ...] [rows=R columns=C] [tokens=T,..] [threads=N] [family=F] [plain] [cached]`
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 #![expect(unsafe_code, reason = "runs recorded commands and dot-product instructions")]
 
@@ -26,6 +26,7 @@ struct Options {
     columns: u32,
     threads: usize,
     packed: bool,
+    family: Family,
     /// Read one matrix over and over, from the caches: what the kernel could do with faster memory.
     cached: bool,
     tokens: Vec<u32>,
@@ -39,6 +40,7 @@ impl Options {
             columns: 2048,
             threads: hal::cpu::default_threads(),
             packed: true,
+            family: Family::host(),
             cached: false,
             tokens: vec![1, 4, 512],
         };
@@ -48,6 +50,10 @@ impl Options {
                 Some(("rows", value)) => options.rows = number(value),
                 Some(("columns", value)) => options.columns = number(value),
                 Some(("threads", value)) => options.threads = number(value) as usize,
+                Some(("family", value)) => {
+                    let family = Family::ALL.into_iter().find(|family| family.name() == value);
+                    options.family = family.filter(|family| family.runs_here()).expect("a family");
+                }
                 Some(("tokens", value)) => {
                     options.tokens = value.split(',').map(number).collect();
                 }
@@ -75,7 +81,7 @@ fn main() {
     println!(
         "{rows} x {columns}, {} threads, {}; read {:.1} GB/s, int8 dot {peak:.0} Gop/s",
         options.threads,
-        Family::host(),
+        options.family,
         reader.bandwidth(),
     );
     for format in &options.formats {
@@ -127,7 +133,7 @@ impl Step {
         let device = Cpu::open(CpuOptions { threads: Some(options.threads) }).expect("a cpu");
         let (rows, columns) = (options.rows, options.columns);
         let packed_bytes =
-            pack::packed_bytes(Family::host(), format, rows.into(), columns as usize)
+            pack::packed_bytes(options.family, format, rows.into(), columns as usize)
                 .filter(|_| options.packed);
         let row_bytes = format.row_bytes(columns as usize).expect("whole blocks") as u64;
         let bytes = packed_bytes.unwrap_or(row_bytes * u64::from(rows));
@@ -156,7 +162,8 @@ impl Step {
         packed[0] = false;
         let resources =
             Resources { weights: all, packed, inputs, caches: Vec::new(), sampled: span(4) };
-        let prepared = record(&device, &resources, (format, rows, columns), tokens);
+        let prepared =
+            record((&device, options.family), &resources, (format, rows, columns), tokens);
         let bytes = bytes * u64::from(copies);
         let products = f64::from(rows) * f64::from(columns) * f64::from(copies) * f64::from(tokens);
         Self { device, prepared, bytes, products, packed: packed_bytes.is_some() }
@@ -177,12 +184,13 @@ fn weights(device: &dyn Device, bytes: u64) -> Span {
 }
 
 fn record(
-    device: &Cpu,
+    (device, family): (&Cpu, Family),
     resources: &Resources,
     (format, rows, columns): (Format, u32, u32),
     tokens: u32,
 ) -> Prepared {
-    let mut recorder = Recorder::new(device, resources, Bucket { tokens, rows: 1 });
+    let bucket = Bucket { tokens, rows: 1 };
+    let mut recorder = Recorder::new(device, resources, bucket).with_family(family);
     let weight = |tensor, format, rows| Weight { tensor, format, first_row: 0, rows, columns };
     let x = recorder.embed(&weight(0, Format::F32, 1), 1.0);
     for tensor in 1..resources.weights.len() {

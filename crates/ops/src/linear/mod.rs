@@ -7,6 +7,8 @@
 //! them at the speed of memory or of the dot-product units. Other weights lie as in the file and go through [`blocks`], which
 //! also defines what codes, scales and offsets are.
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_float;
