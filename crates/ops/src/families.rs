@@ -2,17 +2,18 @@
 use crate::simd::Family;
 use hal::{Info, Program};
 
-/// Kernels with a version for each family; the others are what the compiler makes of plain Rust.
-const BY_FAMILY: [&Program; 4] = [
-    &crate::linear::TILES,
-    &crate::linear::TILES_OF_ROWS,
-    &crate::quantize::QUANTIZE_PANEL,
-    &crate::attend::ATTEND,
+/// Kernels written for families of their own; elsewhere they are what the compiler makes of plain Rust, as the
+/// others are everywhere.
+const BY_FAMILY: [(&Program, &[Family]); 5] = [
+    (&crate::linear::TILES, &[Family::Avx512Vnni]),
+    (&crate::linear::TILES_OF_ROWS, &[Family::Avx512Vnni]),
+    (&crate::linear::FLOAT, &[Family::Avx512Vnni]),
+    (&crate::quantize::QUANTIZE_PANEL, &[Family::Avx512Vnni]),
+    (&crate::attend::ATTEND, &[Family::Avx2, Family::Avx512Vnni]),
 ];
 
-const PORTABLE: [&Program; 15] = [
+const PORTABLE: [&Program; 14] = [
     &crate::linear::INTEGER,
-    &crate::linear::FLOAT,
     &crate::embed::EMBED,
     &crate::embed::POSITIONS,
     &crate::norm::NORM,
@@ -32,7 +33,10 @@ const PORTABLE: [&Program; 15] = [
 #[must_use]
 pub fn kernels_chosen(info: &Info) -> Vec<(&'static str, Family)> {
     let best = Family::of(&info.features);
-    let chosen = BY_FAMILY.iter().map(|program| (program.name, best));
+    let of = |families: &[Family]| {
+        if families.contains(&best) { best } else { Family::Portable }
+    };
+    let chosen = BY_FAMILY.iter().map(|(program, families)| (program.name, of(families)));
     chosen.chain(PORTABLE.iter().map(|program| (program.name, Family::Portable))).collect()
 }
 
@@ -51,7 +55,7 @@ mod tests {
         assert_eq!(names.len(), plain.len());
         let features = vec!["avx2", "fma", "f16c"];
         let avx2 = kernels_chosen(&Info { features, ..Info::new(Kind::Cpu) });
-        assert!(avx2.contains(&("linear_tiles", Family::Avx2)));
-        assert!(avx2.contains(&("gather", Family::Portable)));
+        assert!(avx2.contains(&("attend", Family::Avx2)));
+        assert!(avx2.contains(&("linear_tiles", Family::Portable)));
     }
 }
