@@ -10,7 +10,7 @@
 //!   -Σ      i32 T            of the block's codes: for formats whose codes have a bias
 //!   -Σ      i32 T x 2        of each half's codes: for groups of 16
 //! ```
-#![expect(unsafe_code, reason = "a CPU kernel")]
+#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "a CPU kernel"))]
 use super::{BLOCK, GROUP};
 use crate::simd::Family;
 

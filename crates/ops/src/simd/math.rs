@@ -1,7 +1,10 @@
 //! Elementary functions over slices, written without branches so that the compiler vectorizes them.
-#![expect(
-    unsafe_code,
-    reason = "calls functions compiled for the instructions of the chosen family"
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(
+        unsafe_code,
+        reason = "calls functions compiled for the instructions of the chosen family"
+    )
 )]
 use super::per_family;
 use crate::Activation;
