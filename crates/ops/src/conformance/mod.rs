@@ -32,9 +32,9 @@ pub(crate) enum Tolerance {
 
 /// Products and sums in f32 with 16 lanes: rows of a few thousand numbers round to a few 1e-7 of the result's scale.
 pub(crate) const FLOAT: Tolerance = Tolerance::Max(1e-5);
-/// Products with int8 inputs. The largest of 32 normal numbers is about 2.1 sigma, so a code's step is 2.1 / 127 sigma and
-/// its rounding error `step / sqrt(12)`: 0.5 % of the norm. Three times that covers rows of few numbers.
-pub(crate) const INT8: Tolerance = Tolerance::Norm(0.015);
+/// Products with 16-bit inputs. The largest of 32 normal numbers is about 2.1 sigma, so a code's step is 2.1 / 32512 sigma and
+/// its rounding error `step / sqrt(12)`: 2e-5 of the norm. Three times that covers rows of few numbers.
+pub(crate) const INT16: Tolerance = Tolerance::Norm(6e-5);
 
 /// A device to test.
 pub(crate) struct Subject {

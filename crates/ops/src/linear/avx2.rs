@@ -165,24 +165,27 @@ unsafe fn token<F: Codes, const T: usize>(
 ) -> __m256 {
     // SAFETY: all reads lie in one block of T tokens, t < T; only called from functions with the features.
     unsafe {
-        let scale = float(x, 32 * T + 4 * t);
-        let codes = x.add(32 * t);
+        let (high, low, words) = (x.add(32 * t), x.add(32 * (T + t)), x.add(64 * T));
+        let (scale, zero) = (float(words, 4 * t), _mm256_setzero_si256());
         if F::GROUPS == 1 {
-            let start = bias::<F>(x, 40 * T + 4 * t);
-            let sum = _mm256_cvtepi32_ps(dot::<F, 0>(w, codes, dot::<F, 4>(w, codes, start)));
+            let start = bias::<F>(words, 4 * (2 * T + t));
+            let start = next_level(start, dot::<F, 0>(w, high, dot::<F, 4>(w, high, zero)));
+            let sum = _mm256_cvtepi32_ps(dot::<F, 0>(w, low, dot::<F, 4>(w, low, start)));
             let total = _mm256_fmadd_ps(sum, _mm256_mul_ps(w.scales[0], scale), total);
             if F::MINS {
-                return _mm256_fmadd_ps(w.mins[0], float(x, 36 * T + 4 * t), total);
+                return _mm256_fmadd_ps(w.mins[0], float(words, 4 * (T + t)), total);
             }
             return total;
         }
-        let (first, second) = (44 * T + 8 * t, 44 * T + 8 * t + 4);
-        let a = _mm256_cvtepi32_ps(dot::<F, 0>(w, codes, bias::<F>(x, first)));
-        let b = _mm256_cvtepi32_ps(dot::<F, 4>(w, codes, bias::<F>(x, second)));
+        let (first, second) = (4 * (3 * T + 2 * t), 4 * (3 * T + 2 * t) + 4);
+        let a = next_level(bias::<F>(words, first), dot::<F, 0>(w, high, zero));
+        let b = next_level(bias::<F>(words, second), dot::<F, 4>(w, high, zero));
+        let a = _mm256_cvtepi32_ps(dot::<F, 0>(w, low, a));
+        let b = _mm256_cvtepi32_ps(dot::<F, 4>(w, low, b));
         let mut sum = _mm256_fmadd_ps(b, w.scales[1], _mm256_mul_ps(a, w.scales[0]));
         if F::MINS {
-            sum = _mm256_fnmadd_ps(w.mins[0], _mm256_cvtepi32_ps(word(x, first)), sum);
-            sum = _mm256_fnmadd_ps(w.mins[1], _mm256_cvtepi32_ps(word(x, second)), sum);
+            sum = _mm256_fnmadd_ps(w.mins[0], _mm256_cvtepi32_ps(word(words, first)), sum);
+            sum = _mm256_fnmadd_ps(w.mins[1], _mm256_cvtepi32_ps(word(words, second)), sum);
         }
         _mm256_fmadd_ps(sum, scale, total)
     }
@@ -206,6 +209,16 @@ unsafe fn word(x: *const u8, at: usize) -> __m256i {
 unsafe fn float(x: *const u8, at: usize) -> __m256 {
     // SAFETY: the caller's.
     unsafe { _mm256_set1_ps(x.add(at).cast::<f32>().read_unaligned()) }
+}
+
+/// Where the sum over the low level starts: `start` and 256 times the sum over the high level.
+///
+/// # Safety
+/// Called from functions with the features.
+#[inline(always)]
+unsafe fn next_level(start: __m256i, high: __m256i) -> __m256i {
+    // SAFETY: register arithmetic only.
+    unsafe { _mm256_add_epi32(start, _mm256_slli_epi32::<8>(high)) }
 }
 
 /// Where an integer sum starts: minus the bias times the sum of codes, from the panel's minus sum.

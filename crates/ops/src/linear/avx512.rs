@@ -2,8 +2,9 @@
 //!
 //! One lane is one row. `vpdpbusd` multiplies 4 unsigned codes of each of the 16 rows with 4 signed codes of one token, which
 //! are broadcast from memory inside the instruction. Per block of 32 columns the weights become 8 registers of codes, a
-//! register of scales and perhaps one of minimums, once for all tokens of the tile; each token then costs 8 dot products, a
-//! conversion, a product and a fused multiply-add. With 16 tokens 16 registers hold the sums.
+//! register of scales and perhaps one of minimums, once for all tokens of the tile; each token then costs 16 dot products (8
+//! for each level of its codes), a shift, a conversion, a product and a fused multiply-add. With 16 tokens 16 registers hold
+//! the sums.
 //!
 //! Formats whose codes are signed are made unsigned by a bias that is a power of two: the integer sum starts at minus the
 //! bias times the sum of the activation's codes, which `quantize` has made, so it ends where signed codes would have ended.
@@ -167,24 +168,29 @@ unsafe fn token<F: Codes, const T: usize>(
 ) -> __m512 {
     // SAFETY: all reads lie in one block of T tokens, t < T; only called from functions with the features.
     unsafe {
-        let scale = float(x, 32 * T + 4 * t);
-        let codes = x.add(32 * t);
+        let (high, low, words) = (x.add(32 * t), x.add(32 * (T + t)), x.add(64 * T));
+        let scale = float(words, 4 * t);
         if F::GROUPS == 1 {
-            let start = bias::<F>(x, 40 * T + 4 * t);
-            let sum = _mm512_cvtepi32_ps(dot::<0>(w, codes, dot::<4>(w, codes, start)));
+            let start = bias::<F>(words, 4 * (2 * T + t));
+            let zero = _mm512_setzero_si512();
+            let start = next_level(start, dot::<0>(w, high, dot::<4>(w, high, zero)));
+            let sum = _mm512_cvtepi32_ps(dot::<0>(w, low, dot::<4>(w, low, start)));
             let total = _mm512_fmadd_ps(sum, _mm512_mul_ps(w.scales[0], scale), total);
             if F::MINS {
-                return _mm512_fmadd_ps(w.mins[0], float(x, 36 * T + 4 * t), total);
+                return _mm512_fmadd_ps(w.mins[0], float(words, 4 * (T + t)), total);
             }
             return total;
         }
-        let (first, second) = (44 * T + 8 * t, 44 * T + 8 * t + 4);
-        let a = _mm512_cvtepi32_ps(dot::<0>(w, codes, bias::<F>(x, first)));
-        let b = _mm512_cvtepi32_ps(dot::<4>(w, codes, bias::<F>(x, second)));
+        let (first, second) = (4 * (3 * T + 2 * t), 4 * (3 * T + 2 * t) + 4);
+        let zero = _mm512_setzero_si512();
+        let a = next_level(bias::<F>(words, first), dot::<0>(w, high, zero));
+        let b = next_level(bias::<F>(words, second), dot::<4>(w, high, zero));
+        let a = _mm512_cvtepi32_ps(dot::<0>(w, low, a));
+        let b = _mm512_cvtepi32_ps(dot::<4>(w, low, b));
         let mut sum = _mm512_fmadd_ps(b, w.scales[1], _mm512_mul_ps(a, w.scales[0]));
         if F::MINS {
-            sum = _mm512_fnmadd_ps(w.mins[0], _mm512_cvtepi32_ps(word(x, first)), sum);
-            sum = _mm512_fnmadd_ps(w.mins[1], _mm512_cvtepi32_ps(word(x, second)), sum);
+            sum = _mm512_fnmadd_ps(w.mins[0], _mm512_cvtepi32_ps(word(words, first)), sum);
+            sum = _mm512_fnmadd_ps(w.mins[1], _mm512_cvtepi32_ps(word(words, second)), sum);
         }
         _mm512_fmadd_ps(sum, scale, total)
     }
@@ -208,6 +214,16 @@ unsafe fn word(x: *const u8, at: usize) -> __m512i {
 unsafe fn float(x: *const u8, at: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe { _mm512_set1_ps(x.add(at).cast::<f32>().read_unaligned()) }
+}
+
+/// Where the sum over the low level starts: `start` and 256 times the sum over the high level.
+///
+/// # Safety
+/// Called from functions with the features.
+#[inline(always)]
+unsafe fn next_level(start: __m512i, high: __m512i) -> __m512i {
+    // SAFETY: register arithmetic only.
+    unsafe { _mm512_add_epi32(start, _mm512_slli_epi32::<8>(high)) }
 }
 
 /// Where an integer sum starts: minus the bias times the sum of codes, from the panel's minus sum.

@@ -2,7 +2,7 @@
 mod packed;
 
 use super::is_float;
-use crate::conformance::{FLOAT, Forward, INT8, Setup, Tolerance, check, token};
+use crate::conformance::{FLOAT, Forward, INT16, Setup, Tolerance, check, token};
 use crate::format::Format;
 use crate::{Activation, Hidden, Linear, Norm, NormKind, Ops, Weight};
 
@@ -10,7 +10,7 @@ use crate::{Activation, Hidden, Linear, Norm, NormKind, Ops, Weight};
 const EXACT: Tolerance = Tolerance::Max(1e-5);
 
 fn of(format: Format) -> Tolerance {
-    if is_float(format) { FLOAT } else { INT8 }
+    if is_float(format) { FLOAT } else { INT16 }
 }
 
 struct Product {
@@ -170,7 +170,7 @@ impl Forward for Feed {
 }
 
 /// An activation bends the error of its input by at most its slope, and the product with `up` brings a second error.
-const HIDDEN: Tolerance = Tolerance::Norm(0.03);
+const HIDDEN: Tolerance = Tolerance::Norm(1.2e-4);
 
 #[test]
 fn hidden_rows() {

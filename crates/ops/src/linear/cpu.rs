@@ -55,7 +55,7 @@ pub(super) fn integer(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     let n = args.columns as usize;
     // SAFETY: spans 0 to 3 are only read by this launch.
-    let (counts, codes) = unsafe { (launch.slice::<u32>(0), launch.slice::<i8>(1)) };
+    let (counts, codes) = unsafe { (launch.slice::<u32>(0), launch.slice::<i16>(1)) };
     // SAFETY: as above.
     let (x_scales, x_sums) = unsafe { (launch.slice::<f32>(2), launch.slice::<f32>(3)) };
     let tokens = counts[args.count_index as usize] as usize;
@@ -145,7 +145,7 @@ fn finish(launch: &HostLaunch<'_>, args: &Args, parts: &[Option<Part<'_>>; PARTS
 
 /// One row of x, see [`crate::quantize`].
 struct QuantizedRow<'a> {
-    codes: &'a [i8],
+    codes: &'a [i16],
     scales: &'a [f32],
     sums: &'a [f32],
 }
@@ -157,7 +157,7 @@ fn dot_integer(w: &Row<'_>, x: &QuantizedRow<'_>) -> f32 {
     for ((w, x), (w_scales, x_scale)) in blocks.zip(scales) {
         let [first, second] =
             [0, GROUP].map(|at| dot_group(&w[at..at + GROUP], &x[at..at + GROUP]));
-        #[expect(clippy::cast_precision_loss, reason = "at most 16 * 127 * 128, below 2^24")]
+        #[expect(clippy::cast_precision_loss, reason = "rounds like the sums it goes into")]
         let sum = w_scales[0] * first as f32 + w_scales[1] * second as f32;
         total += x_scale * sum;
     }
@@ -165,7 +165,7 @@ fn dot_integer(w: &Row<'_>, x: &QuantizedRow<'_>) -> f32 {
     total - offset
 }
 
-fn dot_group(w: &[i8], x: &[i8]) -> i32 {
+fn dot_group(w: &[i8], x: &[i16]) -> i32 {
     w.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
 }
 

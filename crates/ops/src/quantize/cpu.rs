@@ -1,7 +1,7 @@
 //! `quantize` on the CPU.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint rows of shared spans")]
 use super::panel::{self, RowNorm};
-use super::{Args, BLOCK, GROUP};
+use super::{Args, BLOCK, CODE_MAX, GROUP};
 use crate::norm::normalize;
 use crate::simd::Family;
 use hal::cpu::HostLaunch;
@@ -25,7 +25,7 @@ pub(super) fn quantize(launch: &HostLaunch<'_>) {
             x = normalized;
         }
         // SAFETY: each thread has its own rows.
-        let codes = unsafe { launch.shared::<i8>(2).part(row * n..(row + 1) * n) };
+        let codes = unsafe { launch.shared::<i16>(2).part(row * n..(row + 1) * n) };
         let part = |unit: usize| row * n / unit..(row + 1) * n / unit;
         // SAFETY: as above.
         let scales = unsafe { launch.shared::<f32>(3).part(part(BLOCK)) };
@@ -58,20 +58,28 @@ pub(super) fn quantize_panel(launch: &HostLaunch<'_>) {
     }
 }
 
-fn quantize_row(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
+/// A number's code from `x / scale`, see [`super`].
+#[expect(clippy::cast_possible_truncation, reason = "at most 32512 by construction")]
+#[inline(always)]
+pub(super) fn code(scaled: f32) -> i16 {
+    let code = scaled.round_ties_even() as i16;
+    code + i16::from(code & 0xff == 0x80)
+}
+
+fn quantize_row(x: &[f32], codes: &mut [i16], scales: &mut [f32], sums: &mut [f32]) {
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(codes.as_chunks_mut::<BLOCK>().0);
     for (((x, codes), scale), sums) in blocks.zip(scales).zip(sums.as_chunks_mut::<2>().0) {
         let max = x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-        *scale = max / 127.0;
-        let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+        *scale = max / CODE_MAX;
+        let inverse = if max > 0.0 { CODE_MAX / max } else { 0.0 };
         for (code, x) in codes.iter_mut().zip(x) {
-            #[expect(clippy::cast_possible_truncation, reason = "at most 127 by construction")]
-            let rounded = (x * inverse).round_ties_even() as i8;
-            *code = rounded;
+            *code = self::code(x * inverse);
         }
         for (sum, group) in sums.iter_mut().zip(codes.as_chunks::<GROUP>().0) {
-            let total: i16 = group.iter().map(|code| i16::from(*code)).sum();
-            *sum = *scale * f32::from(total);
+            let total: i32 = group.iter().map(|code| i32::from(*code)).sum();
+            #[expect(clippy::cast_precision_loss, reason = "at most 16 * 32512, below 2^24")]
+            let total = total as f32;
+            *sum = *scale * total;
         }
     }
 }
