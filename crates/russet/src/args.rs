@@ -1,4 +1,5 @@
 //! The command line.
+use crate::synth::{Mix, SIZE_MIN, Shape};
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// Measure prompt processing and decode of a model against the limits of this machine
     Bench(BenchArguments),
+    /// Write a model of a published shape with random weights, to measure speed with
+    Synth(SynthArguments),
     /// Remove a model from the store. Files that were registered by path stay
     Rm {
         /// Its name in `russet list`
@@ -213,4 +216,29 @@ pub(crate) struct BenchArguments {
     /// Draw the measurements with their limits
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SynthArguments {
+    /// The GGUF file to write
+    #[arg(value_name = "OUTPUT.gguf")]
+    pub(crate) output: PathBuf,
+    /// Which model's sizes
+    #[arg(long, value_enum, default_value = "llama-1b", value_name = "SHAPE")]
+    pub(crate) shape: Shape,
+    /// `Q4_K_M`, or one format for all matrices, such as `Q8_0` or `BF16`
+    #[arg(long, default_value = "Q4_K_M", value_name = "FORMAT")]
+    pub(crate) format: Mix,
+    /// Same seed, same file
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Layers [default: the shape's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) layers: Option<u32>,
+    /// Tokens of the vocabulary [default: the shape's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(i64::from(SIZE_MIN)..=1 << 20))]
+    pub(crate) vocabulary: Option<u32>,
+    /// Replace a file that exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }

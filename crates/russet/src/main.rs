@@ -15,6 +15,7 @@ mod run;
 mod session;
 mod speed;
 mod store;
+mod synth;
 mod table;
 
 use args::{Arguments, Command};
@@ -45,6 +46,7 @@ fn dispatch(command: &Command, environment: &Environment) -> anyhow::Result<Exit
         Command::Devices { json } => devices::devices(*json),
         Command::Doctor(arguments) => doctor::doctor(arguments, environment),
         Command::Bench(arguments) => bench::bench(arguments, environment),
+        Command::Synth(arguments) => synth::synth(arguments),
         Command::Rm { model } => pull::remove(model, environment),
     }
 }

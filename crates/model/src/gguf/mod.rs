@@ -5,6 +5,7 @@ mod error;
 mod metadata;
 mod parse;
 mod types;
+mod write;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use ops::format::Format;
 pub use error::{Error, Fault, Missing, Place, Unsupported};
 pub use metadata::{Array, Metadata, Strings, Value};
 pub use parse::{Header, limits, parse};
+pub use write::{ALIGNMENT, HeaderWriter};
 
 /// Where a tensor lies in the file and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
