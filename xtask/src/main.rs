@@ -1,6 +1,7 @@
 //! Project tasks, run as `cargo xtask TASK`. [`USAGE`] lists them.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
 
+mod bench;
 mod check;
 mod darwin;
 mod golden;
@@ -21,6 +22,7 @@ usage: cargo xtask TASK
   models   downloads the real models that tests use into the user's cache directory
   tidy     the rules of DESIGN.md that a program can check
   cross    lints and links for aarch64-apple-darwin, against stubs of its libraries
+  bench    speed and memory beside llama.cpp on the same files; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
 ";
 
@@ -36,8 +38,12 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let tasks: Vec<String> = std::env::args().skip(1).collect();
-    let [task] = tasks.as_slice() else { bail!("expected one task\n\n{USAGE}") };
+    let (task, options) = match tasks.as_slice() {
+        [task, options @ ..] if options.is_empty() || task == "bench" => (task, options),
+        _ => bail!("expected one task\n\n{USAGE}"),
+    };
     match task.as_str() {
+        "bench" => bench::run(options),
         "check" => check::run(),
         "setup" => report(&setup::run()?),
         "models" => report(&models::run()?),

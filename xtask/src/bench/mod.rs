@@ -1,0 +1,146 @@
+//! `bench`: Russet beside another engine, in one run, on the same files with the same threads.
+mod machine;
+mod measure;
+mod peer;
+mod report;
+
+use crate::process::{cache_dir, cargo, output, root, run as run_command};
+use anyhow::{Context as _, Result, bail};
+use measure::Side;
+use peer::Peer;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const USAGE: &str = "\
+usage: cargo xtask bench [OPTIONS]
+
+  --peer llama-cpp     measure llama.cpp too, in turn with Russet, and give ratios
+  --peer-python PATH   an interpreter that already has it [default: target/golden-venv, made when missing]
+  --russet PATH        a russet to measure [default: builds one]
+  --model PATH         a GGUF file; may be given several times [default: the two test models and three synthetic ones]
+  --threads N          of both [default: as many as this process may use]
+  --deep               also after 4096 tokens
+  --quick              two pairs of runs instead of five, and no synthetic models
+  --json FILE          add the JSON lines to this file too; target/bench/results.jsonl always gets them
+";
+
+/// What the command line asks for.
+#[derive(Debug, Default)]
+struct Options {
+    peer: bool,
+    peer_python: Option<PathBuf>,
+    russet: Option<PathBuf>,
+    models: Vec<PathBuf>,
+    threads: usize,
+    deep: bool,
+    quick: bool,
+    json: Option<PathBuf>,
+}
+
+/// Synthetic models of Llama 3.2 1B's shape in these formats.
+const SYNTHETIC: [&str; 3] = ["Q4_K_M", "Q8_0", "BF16"];
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let Some(options) = options(arguments)? else {
+        print!("{USAGE}");
+        return Ok(());
+    };
+    let dir = root().join("target/bench");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let russet = match &options.russet {
+        Some(path) => path.clone(),
+        None => build()?,
+    };
+    let peer =
+        options.peer.then(|| Peer::prepare(options.peer_python.as_deref(), &dir)).transpose()?;
+    let models = match options.models.as_slice() {
+        [] => default_models(&russet, &dir, options.quick)?,
+        given => given.to_vec(),
+    };
+    let machine = machine::facts(&russet, peer.as_ref(), options.threads)?;
+    println!("\n{}\n", machine.sentence());
+    let sides = Side::all(&russet, peer.as_ref(), options.threads);
+    let pairs = if options.quick { 2 } else { 5 };
+    for model in &models {
+        let results = measure::model(&sides, peer.as_ref(), model, options.deep, pairs)?;
+        println!("{}", report::table(model, &results));
+        let line = report::json(model, &results, &machine)?;
+        let log = dir.join("results.jsonl");
+        for file in [Some(&log), options.json.as_ref()].into_iter().flatten() {
+            append(file, &line)?;
+        }
+    }
+    Ok(())
+}
+
+/// None when help was asked for.
+fn options(arguments: &[String]) -> Result<Option<Options>> {
+    let mut options = Options {
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        ..Options::default()
+    };
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let mut value =
+            || rest.next().with_context(|| format!("{argument} needs a value\n\n{USAGE}"));
+        match argument.as_str() {
+            "--peer" => match value()?.as_str() {
+                "llama-cpp" => options.peer = true,
+                other => bail!("no peer is called {other:?}; there is llama-cpp"),
+            },
+            "--peer-python" => options.peer_python = Some(value()?.into()),
+            "--russet" => options.russet = Some(value()?.into()),
+            "--model" => options.models.push(value()?.into()),
+            "--threads" => {
+                options.threads = value()?.parse().context("--threads takes a number")?;
+            }
+            "--json" => options.json = Some(value()?.into()),
+            "--deep" => options.deep = true,
+            "--quick" => options.quick = true,
+            "--help" | "-h" => return Ok(None),
+            other => bail!("unknown option {other:?}\n\n{USAGE}"),
+        }
+    }
+    Ok(Some(options))
+}
+
+/// Builds russet and finds it, wherever the user's target directory is.
+fn build() -> Result<PathBuf> {
+    println!("bench: building russet");
+    let arguments = ["build", "--release", "--package", "russet"];
+    let messages = output(cargo(arguments).arg("--message-format").arg("json-render-diagnostics"))?;
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    });
+    executables.next_back().context("cargo built no executable")
+}
+
+fn default_models(russet: &Path, dir: &Path, quick: bool) -> Result<Vec<PathBuf>> {
+    let skips = crate::models::run()?;
+    skips.iter().for_each(|skip| println!("SKIPPED: {skip}"));
+    let cache = cache_dir()?.join("models");
+    let real = ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf"];
+    let mut models: Vec<PathBuf> =
+        real.map(|file| cache.join(file)).into_iter().filter(|path| path.exists()).collect();
+    let formats: &[&str] = if quick { &[] } else { &SYNTHETIC };
+    for format in formats {
+        let path = dir.join(format!("llama-1b-{format}.gguf"));
+        if !path.exists() {
+            let mut synth = Command::new(russet);
+            run_command(
+                synth.arg("synth").arg(&path).args(["--shape", "llama-1b", "--format", format]),
+            )?;
+        }
+        models.push(path);
+    }
+    Ok(models)
+}
+
+fn append(path: &Path, line: &str) -> Result<()> {
+    let open = fs::File::options().append(true).create(true).open(path);
+    open.and_then(|mut file| writeln!(file, "{line}"))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
