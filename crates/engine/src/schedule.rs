@@ -27,7 +27,7 @@ pub struct Work {
 /// Fills `work`: first every sequence that waits for one token, so that running streams never stall behind a prompt,
 /// then prompts in order with what is left of the budget.
 pub fn schedule(
-    sequences: impl Iterator<Item = Progress> + Clone,
+    sequences: &(impl Iterator<Item = Progress> + Clone),
     budget: Budget,
     work: &mut Vec<Work>,
 ) {
@@ -58,7 +58,7 @@ mod tests {
     fn planned(pending: &[u32], tokens: u32, rows: u32) -> Vec<Work> {
         let mut work = Vec::new();
         schedule(
-            pending.iter().map(|pending| Progress { pending: *pending }),
+            &pending.iter().map(|pending| Progress { pending: *pending }),
             Budget { tokens, rows },
             &mut work,
         );

@@ -23,7 +23,7 @@ pub struct Params {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The model ended it.
-    EndToken,
+    ByModel,
     /// `tokens_max` were sampled.
     TokensMax,
     /// The context is full.
@@ -60,7 +60,7 @@ impl Sequence {
             self.running = false;
             // Kept, so that the next turn of a chat finds it where the template puts it.
             self.tokens.push(token);
-            return (false, Some(End::EndToken));
+            return (false, Some(End::ByModel));
         }
         self.tokens.push(token);
         let end = if self.sampled >= self.params.tokens_max {

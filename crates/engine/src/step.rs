@@ -323,7 +323,7 @@ impl Engine {
             .sequences
             .iter()
             .map(|place| Progress { pending: place.as_ref().map_or(0, Sequence::pending) });
-        schedule(progress, budget, &mut self.work);
+        schedule(&progress, budget, &mut self.work);
         if self.work.is_empty() {
             return Ok((Report::default(), &self.events));
         }

@@ -2,6 +2,7 @@
 //!
 //! The fixtures are made by `xtask/golden/models.py`; its docstring describes the files. The runs compared with are llama.cpp on
 //! the same weights dequantized to F32: exact weights, unrounded activations.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use engine::{Engine, Event, Options, Params};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;

@@ -1,4 +1,5 @@
 //! Tiny models of every architecture and weight format on the CPU device, against llama.cpp on the same files.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use engine::{Engine, Options};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;

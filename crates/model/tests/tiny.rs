@@ -1,6 +1,7 @@
 //! Tiny seeded models of every architecture and weight format, through the reference reader, against llama.cpp and numpy.
 //!
 //! The fixtures are made by `xtask/golden/models.py`; its docstring describes the files.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use model::{Model, Tensor, forward};
 use ops::{Batch, Limits, Reference, Token};
 use serde_json::Value;

@@ -177,7 +177,7 @@ fn run(
 impl From<End> for Ended {
     fn from(end: End) -> Self {
         match end {
-            End::EndToken => Self::ByModel,
+            End::ByModel => Self::ByModel,
             End::TokensMax => Self::TokensMax,
             End::ContextFull => Self::ContextFull,
         }

@@ -98,7 +98,6 @@ impl Work<'_> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "one signature for all families")]
 fn run(family: Family, work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
     match family {
         #[cfg(target_arch = "x86_64")]
@@ -303,22 +302,19 @@ impl Part<'_> {
             for (p, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = L::widen(halves_at(k, lane + 16 * p));
             }
-            let odd = d % 2 == 1;
-            for r in 0..R {
+            let sums = if d % 2 == 1 { &mut sums[1] } else { &mut sums[0] };
+            for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: q has R rows of n numbers and d is below n.
                 let q = L::splat(unsafe { at(self.q, r * self.n + d) });
-                for p in 0..P {
-                    if odd {
-                        sums[1][r][p] = L::mul_add(q, lanes[p], sums[1][r][p]);
-                    } else {
-                        sums[0][r][p] = L::mul_add(q, lanes[p], sums[0][r][p]);
-                    }
+                for (sum, k) in sums.iter_mut().zip(lanes) {
+                    *sum = L::mul_add(q, k, *sum);
                 }
             }
         }
-        for r in 0..R {
-            for p in 0..P {
-                let total = L::add(sums[0][r][p], sums[1][r][p]);
+        let [even, odd] = sums;
+        for (r, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+            for (p, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+                let total = L::add(even, odd);
                 L::store(total, lanes_at_mut(self.weights, r * block_tokens + lane + 16 * p));
             }
         }
@@ -366,9 +362,9 @@ impl Part<'_> {
         let seen = self.seen.start - self.start..self.seen.end - self.start;
         assert!(seen.end <= block_tokens, "seen positions lie in the block");
         let mut sums = [[L::splat(0.0); D]; R];
-        for r in 0..R {
-            for d in 0..D {
-                sums[r][d] = L::load(lanes_at(self.y, r * width + lane + 16 * d));
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (d, sum) in sums.iter_mut().enumerate() {
+                *sum = L::load(lanes_at(self.y, r * width + lane + 16 * d));
             }
         }
         for place in seen {
@@ -377,11 +373,11 @@ impl Part<'_> {
             for (d, v) in v.iter_mut().enumerate() {
                 *v = L::widen(&sixteen(row, lane + 16 * d));
             }
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: there are R rows of weights and the place lies in the block.
                 let weight = L::splat(unsafe { at(self.weights, r * block_tokens + place) });
-                for d in 0..D {
-                    sums[r][d] = L::mul_add(weight, v[d], sums[r][d]);
+                for (sum, v) in sums.iter_mut().zip(v) {
+                    *sum = L::mul_add(weight, v, *sum);
                 }
             }
         }
