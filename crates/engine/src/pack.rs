@@ -75,7 +75,8 @@ pub(crate) fn packed(model: &Model, family: Family, threads: usize) -> Result<Pa
     Ok(Packed { memory, places })
 }
 
-/// Looks for bad scales in the matrices that stay in the file.
+/// Looks for bad scales in the quantized matrices that stay in the file. Float formats have none: a damaged number there is one
+/// of millions, and looking at each would cost more than loading.
 ///
 /// # Errors
 /// As [`packed`].
@@ -84,10 +85,14 @@ pub(crate) fn check_unpacked(
     places: Option<&[Option<Extent>]>,
     threads: usize,
 ) -> Result<(), Error> {
-    let packed = |index: usize| places.is_some_and(|places| places[index].is_some());
     let mut jobs = Vec::new();
-    for (_, tensor) in model.tensors.iter().enumerate().filter(|(index, _)| !packed(*index)) {
-        if let Source::File { offset, bytes } = tensor.source {
+    for (index, tensor) in model.tensors.iter().enumerate() {
+        let packed = places.is_some_and(|places| places[index].is_some());
+        let quantized = tensor.format.block_elements() > 1;
+        if let Source::File { offset, bytes } = tensor.source
+            && quantized
+            && !packed
+        {
             let whole_blocks =
                 JOB_BYTES / tensor.format.block_bytes() * tensor.format.block_bytes();
             let starts = (0..bytes).step_by(whole_blocks);

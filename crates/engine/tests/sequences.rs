@@ -207,3 +207,22 @@ fn a_warm_step_allocates_nothing() {
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }
+
+/// A NaN scale would silently spread to every logit: packed or not, it is refused when the weights are loaded.
+#[test]
+fn a_bad_scale_is_refused_by_name() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fixtures/models/tiny/llama-q8_0.gguf");
+    let model = Model::open(&path, 64).unwrap();
+    let mut bytes = model.gguf.mapping().to_vec();
+    let tensor = model.gguf.tensor("blk.0.ffn_down.weight").unwrap();
+    // The scale of the tensor's second block.
+    let at = usize::try_from(tensor.offset).unwrap() + 34;
+    bytes[at..at + 2].copy_from_slice(&0x7e00_u16.to_le_bytes());
+    let damaged = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(damaged.path(), bytes).unwrap();
+    let device = Arc::new(Cpu::open(CpuOptions { threads: Some(2) }).unwrap());
+    let model = Arc::new(Model::open(damaged.path(), 64).unwrap());
+    let error = Engine::new(device, model, Options::single(64)).map(drop).unwrap_err().to_string();
+    assert!(error.contains("blk.0.ffn_down.weight") && error.contains("block 1"), "{error}");
+}
