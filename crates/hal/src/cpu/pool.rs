@@ -9,8 +9,9 @@ use std::thread::{JoinHandle, Thread};
 
 /// How often a worker looks for new work before it parks: about 100 us, longer than the gap between two decode steps.
 const SPINS_BEFORE_PARK: u32 = 20_000;
-/// How often a barrier looks before it yields its time slice, for machines with fewer free cores than threads.
-const SPINS_BEFORE_YIELD: u32 = 4_000;
+/// How often a barrier looks before it yields its time slice: about 5 us, longer than threads are apart when each has a core of
+/// its own. Where other programs run, the thread that is waited for may need this very core.
+const SPINS_BEFORE_YIELD: u32 = 200;
 
 /// A pointer to the work of one `run`, valid until every worker has reported its end.
 #[derive(Clone, Copy)]
@@ -85,8 +86,9 @@ impl Pool {
             self.hand_out(work, count);
         }
         let ours = catch_unwind(AssertUnwindSafe(|| work(0)));
+        let mut spins = 0;
         while self.shared.busy.load(Ordering::Acquire) > 0 {
-            spin(&mut 0);
+            spin(&mut spins);
         }
         let theirs = self.shared.panicked.swap(false, Ordering::Relaxed);
         if ours.is_err() || theirs { Err(Panicked) } else { Ok(()) }
