@@ -184,8 +184,11 @@ fn prints(sources: &[Source]) -> Vec<String> {
 }
 
 fn is_test_file(path: &str) -> bool {
-    ["/tests/", "/benches/", "/fuzz/"].iter().any(|folder| path.contains(folder))
+    ["/tests/", "/benches/", "/fuzz/", "/cases/", "/conformance/"]
+        .iter()
+        .any(|folder| path.contains(folder))
         || path.ends_with("tests.rs")
+        || path.ends_with("/cases.rs")
         || path.ends_with("build.rs")
 }
 
