@@ -176,10 +176,10 @@ fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
                 seen: seen.clone(),
             };
             match count {
-                8 => part.block::<L, 8, 1, 1>(k, v),
-                4 => part.block::<L, 4, 1, 2>(k, v),
+                8 => part.block::<L, 8, 1, 2>(k, v),
+                4 => part.block::<L, 4, 1, 4>(k, v),
                 2 => part.block::<L, 2, 2, 4>(k, v),
-                _ => part.block::<L, 1, 2, 8>(k, v),
+                _ => part.block::<L, 1, 2, 4>(k, v),
             }
             at += count;
         }
@@ -254,6 +254,18 @@ fn lanes_at_mut(x: &mut [f32], index: usize) -> &mut [f32; 16] {
     x[index..index + 16].first_chunk_mut().expect("sixteen numbers")
 }
 
+/// The body once for each index below a constant, written out: in a loop, the compiler would keep registers that are indexed by
+/// the loop's variable in memory.
+macro_rules! each_below {
+    ($end:expr, $i:ident in [$($index:literal),*] $body:block) => {
+        $(if $index < $end {
+            // Never out of bounds, also where this is dead code.
+            let $i = $index % $end;
+            $body
+        })*
+    };
+}
+
 impl Part<'_> {
     /// Scores, softmax so far, values: for exactly `R` rows, with `P` vectors of positions and `D` vectors of a head's numbers
     /// in registers. Few rows take more of both, or each multiplication would wait for the one before; the order in which a
@@ -296,22 +308,30 @@ impl Part<'_> {
     #[inline(always)]
     fn scores<L: Lanes, const R: usize, const P: usize>(&mut self, k: &[u16], lane: usize) {
         let block_tokens = self.weights.len() / R;
-        let mut sums = [[[L::splat(0.0); P]; R]; 2];
-        for (d, k) in k.chunks_exact(block_tokens).enumerate() {
-            let mut lanes = [L::splat(0.0); P];
-            for (p, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = L::widen(halves_at(k, lane + 16 * p));
-            }
-            let sums = if d % 2 == 1 { &mut sums[1] } else { &mut sums[0] };
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: q has R rows of n numbers and d is below n.
-                let q = L::splat(unsafe { at(self.q, r * self.n + d) });
-                for (sum, k) in sums.iter_mut().zip(lanes) {
-                    *sum = L::mul_add(q, k, *sum);
-                }
-            }
+        let (mut even, mut odd) = ([[L::splat(0.0); P]; R], [[L::splat(0.0); P]; R]);
+        macro_rules! step {
+            ($sums:ident, $d:expr, $k:expr) => {
+                let first = L::widen(halves_at($k, lane));
+                let last = if P > 1 { L::widen(halves_at($k, lane + 16 * (P - 1))) } else { first };
+                each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
+                    // SAFETY: q has R rows of n numbers and d is below n.
+                    let q = L::splat(unsafe { at(self.q, r * self.n + $d) });
+                    $sums[r][0] = L::mul_add(q, first, $sums[r][0]);
+                    if P > 1 {
+                        $sums[r][P - 1] = L::mul_add(q, last, $sums[r][P - 1]);
+                    }
+                });
+            };
         }
-        let [even, odd] = sums;
+        let pairs = k.chunks_exact(2 * block_tokens);
+        let rest = pairs.remainder();
+        for (i, pair) in pairs.enumerate() {
+            step!(even, 2 * i, pair);
+            step!(odd, 2 * i + 1, &pair[block_tokens..]);
+        }
+        if !rest.is_empty() {
+            step!(even, self.n - 1, rest);
+        }
         for (r, (even, odd)) in even.into_iter().zip(odd).enumerate() {
             for (p, (even, odd)) in even.into_iter().zip(odd).enumerate() {
                 let total = L::add(even, odd);
@@ -369,17 +389,19 @@ impl Part<'_> {
         }
         for place in seen {
             let row = &v[place * self.n..(place + 1) * self.n];
-            let mut v = [L::splat(0.0); D];
-            for (d, v) in v.iter_mut().enumerate() {
-                *v = L::widen(&sixteen(row, lane + 16 * d));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
+            let mut values = [L::splat(0.0); D];
+            each_below!(D, d in [0, 1, 2, 3] {
+                let at = lane + 16 * d;
+                values[d] =
+                    if at + 16 <= self.n { L::widen(halves_at(row, at)) } else { L::widen(&tail(row, at)) };
+            });
+            each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
                 // SAFETY: there are R rows of weights and the place lies in the block.
                 let weight = L::splat(unsafe { at(self.weights, r * block_tokens + place) });
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    *sum = L::mul_add(weight, v, *sum);
-                }
-            }
+                each_below!(D, d in [0, 1, 2, 3] {
+                    sums[r][d] = L::mul_add(weight, values[d], sums[r][d]);
+                });
+            });
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (d, sum) in sums.into_iter().enumerate() {
@@ -389,11 +411,10 @@ impl Part<'_> {
     }
 }
 
-/// Sixteen numbers of a row from `at` on, zeros past its end.
+/// The last numbers of a row, from `at` on, and zeros.
 #[inline(always)]
-fn sixteen(row: &[u16], at: usize) -> [u16; 16] {
-    match row.get(at..at + 16) {
-        Some(whole) => *whole.first_chunk().expect("sixteen numbers"),
-        None => std::array::from_fn(|i| row.get(at + i).copied().unwrap_or(0)),
-    }
+fn tail(row: &[u16], at: usize) -> [u16; 16] {
+    let mut sixteen = [0; 16];
+    sixteen[..row.len() - at].copy_from_slice(&row[at..]);
+    sixteen
 }
