@@ -109,6 +109,7 @@ pub fn int8_ops_per_second(threads: usize) -> std::io::Result<Option<f64>> {
 const ROUNDS: u32 = 50_000;
 const RUNS: usize = 100;
 /// Independent accumulators: enough to hide the latency of a dot product, few enough for the registers.
+#[cfg(target_arch = "x86_64")]
 const SUMS: usize = 12;
 
 /// Runs so many rounds of [`SUMS`] dot products. The sums start behind black boxes: of equal ones, one would be computed.

@@ -1,5 +1,8 @@
 //! Sixteen f32 lanes, for each family of instructions: what the attention kernel is written in.
-#![expect(unsafe_code, reason = "vector instructions, used only where the processor has them")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "vector instructions, used only where the processor has them")
+)]
 
 /// Sixteen numbers at a time. An implementation is only used inside a function that enables its instructions.
 pub(super) trait Lanes {
