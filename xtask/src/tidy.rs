@@ -7,7 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 
 /// Lines of Rust in the repository, tests included.
-const RUST_LINES_MAX: usize = 30_000;
+const RUST_LINES_MAX: usize = 31_000;
 /// Lines in one source file.
 const FILE_LINES_MAX: usize = 999;
 const MARKDOWN: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
@@ -244,7 +244,7 @@ mod tests {
     fn long_files_and_strange_markdown_are_refused() {
         assert_eq!(sizes(&source("a.rs", &"\n".repeat(999))).len(), 0);
         assert_eq!(sizes(&source("a.rs", &"\n".repeat(1000))).len(), 1);
-        assert_eq!(sizes(&source("a.rs", &"\n".repeat(30_001))).len(), 2);
+        assert_eq!(sizes(&source("a.rs", &"\n".repeat(RUST_LINES_MAX + 1))).len(), 2);
         assert_eq!(markdown(&source("README.md", "")).len(), 0);
         assert_eq!(markdown(&source("NOTES.md", "")).len(), 1);
     }

@@ -5,11 +5,11 @@ use hal::{Info, Program};
 /// Kernels written for families of their own; elsewhere they are what the compiler makes of plain Rust, as the
 /// others are everywhere.
 const BY_FAMILY: [(&Program, &[Family]); 5] = [
-    (&crate::linear::TILES, &[Family::Avx2, Family::Avx512Vnni]),
-    (&crate::linear::TILES_OF_ROWS, &[Family::Avx2, Family::Avx512Vnni]),
+    (&crate::linear::TILES, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
+    (&crate::linear::TILES_OF_ROWS, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
     (&crate::linear::FLOAT, &[Family::Avx512Vnni]),
-    (&crate::quantize::QUANTIZE_PANEL, &[Family::Avx512Vnni]),
-    (&crate::attend::ATTEND, &[Family::Avx2, Family::Avx512Vnni]),
+    (&crate::quantize::QUANTIZE_PANEL, &[Family::Avx512Vnni, Family::NeonDotprod]),
+    (&crate::attend::ATTEND, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
 ];
 
 const PORTABLE: [&Program; 14] = [

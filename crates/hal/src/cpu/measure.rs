@@ -109,7 +109,6 @@ pub fn int8_ops_per_second(threads: usize) -> std::io::Result<Option<f64>> {
 const ROUNDS: u32 = 50_000;
 const RUNS: usize = 100;
 /// Independent accumulators: enough to hide the latency of a dot product, few enough for the registers.
-#[cfg(target_arch = "x86_64")]
 const SUMS: usize = 12;
 
 /// Runs so many rounds of [`SUMS`] dot products. The sums start behind black boxes: of equal ones, one would be computed.
@@ -135,9 +134,38 @@ fn dot_products() -> Option<(Products, u32)> {
     None
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+#[expect(unsafe_code, reason = "calls a function for features that were detected")]
 fn dot_products() -> Option<(Products, u32)> {
-    None
+    let sums = u32::try_from(SUMS).ok()?;
+    // SAFETY: the feature was detected just above.
+    std::arch::is_aarch64_feature_detected!("dotprod")
+        .then_some((|rounds| unsafe { neon_dotprod(rounds) }, sums * 2 * 16))
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+#[expect(unsafe_code, reason = "an instruction that the standard library does not offer yet")]
+fn neon_dotprod(rounds: u32) -> i32 {
+    use std::arch::aarch64::{vaddq_s32, vaddvq_s32, vdupq_n_s8, vdupq_n_s32};
+    use std::hint::black_box;
+    let (x, y) = (vdupq_n_s8(black_box(3)), vdupq_n_s8(black_box(5)));
+    let mut sums = [vdupq_n_s32(0); SUMS].map(black_box);
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            // SAFETY: register arithmetic only; the function has the feature.
+            unsafe {
+                std::arch::asm!(
+                    "sdot {sum:v}.4s, {x:v}.16b, {y:v}.16b",
+                    sum = inlateout(vreg) *sum,
+                    x = in(vreg) x,
+                    y = in(vreg) y,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+        }
+    }
+    vaddvq_s32(sums.into_iter().fold(vdupq_n_s32(0), |total, sum| vaddq_s32(total, sum)))
 }
 
 #[cfg(target_arch = "x86_64")]

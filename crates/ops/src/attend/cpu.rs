@@ -3,6 +3,8 @@
 //! A tile is a few consecutive tokens of one sequence and the query heads that share one KV head: its rows read each KV
 //! block once. Lanes run along positions for the scores (K lies transposed in its block) and along the head for the values.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint heads of shared spans")]
+#[cfg(target_arch = "aarch64")]
+use super::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Portable};
@@ -110,6 +112,8 @@ fn run(family: Family, work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
             // SAFETY: as above.
             unsafe { avx2(work, tile, scratch) }
         }
+        #[cfg(target_arch = "aarch64")]
+        Family::NeonDotprod => attend_tile::<Neon>(work, tile, scratch),
         _ => attend_tile::<Portable>(work, tile, scratch),
     }
 }

@@ -1,8 +1,5 @@
 //! Sixteen f32 lanes, for each family of instructions: what the attention kernel is written in.
-#![cfg_attr(
-    target_arch = "x86_64",
-    expect(unsafe_code, reason = "vector instructions, used only where the processor has them")
-)]
+#![expect(unsafe_code, reason = "vector instructions, used only where the processor has them")]
 
 /// Sixteen numbers at a time. An implementation is only used inside a function that enables its instructions.
 pub(super) trait Lanes {
@@ -230,6 +227,67 @@ mod x86 {
         fn max(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: as above.
             unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use arm::Neon;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::Lanes;
+    use crate::simd::neon::widen_f16;
+    use std::arch::aarch64::{
+        float32x4_t, vaddq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vfmaq_f32, vld1_u16, vld1q_f32,
+        vst1q_f32,
+    };
+
+    /// Needs NEON, which every processor has.
+    pub(in super::super) struct Neon;
+
+    impl Lanes for Neon {
+        type V = [float32x4_t; 4];
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self::V {
+            // SAFETY: NEON is part of the baseline.
+            unsafe { [vdupq_n_f32(x); 4] }
+        }
+        #[inline(always)]
+        fn widen(from: &[u16; 16]) -> Self::V {
+            let from = from.as_ptr();
+            // SAFETY: as above; 32 bytes are readable.
+            [0, 4, 8, 12].map(|at| unsafe { widen_f16(vld1_u16(from.add(at))) })
+        }
+        #[inline(always)]
+        fn load(from: &[f32; 16]) -> Self::V {
+            let from = from.as_ptr();
+            // SAFETY: as above; 64 bytes are readable.
+            [0, 4, 8, 12].map(|at| unsafe { vld1q_f32(from.add(at)) })
+        }
+        #[inline(always)]
+        fn store(v: Self::V, to: &mut [f32; 16]) {
+            for (v, to) in v.into_iter().zip(to.as_chunks_mut::<4>().0) {
+                // SAFETY: as above; 16 bytes are writable.
+                unsafe { vst1q_f32(to.as_mut_ptr(), v) }
+            }
+        }
+        #[inline(always)]
+        fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: as above.
+            [0, 1, 2, 3].map(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+        }
+        #[inline(always)]
+        fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            [0, 1, 2, 3].map(|i| unsafe { vaddq_f32(a[i], b[i]) })
+        }
+        #[inline(always)]
+        fn max(a: Self::V, b: Self::V) -> Self::V {
+            // Not `vmaxq_f32`, which is NaN where either is.
+            // SAFETY: as above.
+            [0, 1, 2, 3].map(|i| unsafe { vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]) })
         }
     }
 }

@@ -16,6 +16,8 @@ mod blocks;
 #[cfg(test)]
 mod cases;
 mod cpu;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod pack;
 pub mod reference;
 mod tiles;

@@ -17,7 +17,7 @@ pub(super) type TileKernel = unsafe fn(*const u8, usize, *const u8, *mut f32);
 
 /// Whether a family multiplies packed tiles.
 pub(super) const fn has_kernels(family: Family) -> bool {
-    matches!(family, Family::Avx2 | Family::Avx512Vnni) && cfg!(target_arch = "x86_64")
+    !matches!(family, Family::Portable) && family.is_of_this_architecture()
 }
 
 /// Kernels for 1, 2, 4, 8 and 16 tokens.
@@ -27,6 +27,8 @@ fn kernels(family: Family, format: Format) -> [TileKernel; 5] {
         Family::Avx512Vnni => super::avx512::kernels(format),
         #[cfg(target_arch = "x86_64")]
         Family::Avx2 => super::avx2::kernels(format),
+        #[cfg(target_arch = "aarch64")]
+        Family::NeonDotprod => super::neon::kernels(format),
         _ => panic!("{family} has no kernels for packed {format}: the recorder asks first"),
     }
 }

@@ -11,7 +11,10 @@
 //!   -Σ      i32 T            of the block's codes: for formats whose codes have a bias
 //!   -Σ      i32 T x 2        of each half's codes: for groups of 16
 //! ```
-#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "a CPU kernel"))]
+#![cfg_attr(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    expect(unsafe_code, reason = "a CPU kernel")
+)]
 use super::cpu::code;
 use super::{BLOCK, CODE_MAX, GROUP};
 use crate::simd::Family;
@@ -87,6 +90,8 @@ pub(crate) fn quantize_tile(
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the family was found on this processor.
             Family::Avx512Vnni => unsafe { avx512::row(x, norm, tile.width, t, to) },
+            #[cfg(target_arch = "aarch64")]
+            Family::NeonDotprod => neon::row(x, norm, (tile.width, t), to),
             _ => row(x, norm, (tile.width, t), to),
         }
     }
@@ -123,6 +128,11 @@ fn block(x: &[f32; BLOCK], (width, t): (usize, usize), to: &mut [u8]) {
         (to[BLOCK * t + i], to[BLOCK * (width + t) + i]) = (high, low);
         sums[i / GROUP] += i32::from(code);
     }
+    words((scale, sums), (width, t), to);
+}
+
+/// Writes what comes with a token's codes: its scale, and sums in groups.
+fn words((scale, sums): (f32, [i32; 2]), (width, t): (usize, usize), to: &mut [u8]) {
     #[expect(clippy::cast_precision_loss, reason = "at most 32 * 32512, below 2^24")]
     let sum = scale * (sums[0] + sums[1]) as f32;
     let words = &mut to[2 * BLOCK * width..];
@@ -233,6 +243,102 @@ mod avx512 {
             words.add(4 * (2 * width + t)).cast::<i32>().write_unaligned(-sums[0] - sums[1]);
             words.add(4 * (3 * width + 2 * t)).cast::<[i32; 2]>().write_unaligned(sums.map(|s| -s));
         }
+    }
+}
+
+/// Needs no family: NEON is part of the baseline.
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::{BLOCK, CODE_MAX, RowNorm, TOKEN_BYTES, moments};
+    use std::arch::aarch64::*;
+
+    /// Four numbers each.
+    type Block = [float32x4_t; BLOCK / 4];
+
+    /// As [`super::row`].
+    pub(super) fn row(
+        x: &[f32],
+        norm: Option<RowNorm<'_>>,
+        (width, t): (usize, usize),
+        to: &mut [u8],
+    ) {
+        let moments = norm.map(|norm| moments(x, norm));
+        let blocks = x.as_chunks::<BLOCK>().0.iter().zip(to.chunks_exact_mut(width * TOKEN_BYTES));
+        for (b, (x, to)) in blocks.enumerate() {
+            let mut x = load(x);
+            if let (Some(norm), Some((mean, factor))) = (norm, moments) {
+                let part = |vector: &[f32]| {
+                    load(vector[BLOCK * b..].first_chunk().expect("as many as columns"))
+                };
+                x = scaled(x, (mean, factor), part(norm.weight));
+                if let Some(bias) = norm.bias {
+                    x = added(x, part(bias));
+                }
+            }
+            block(x, (width, t), to);
+        }
+    }
+
+    #[inline(always)]
+    fn load(x: &[f32; BLOCK]) -> Block {
+        let x = x.as_chunks::<4>().0;
+        // SAFETY: 16 bytes can be read.
+        std::array::from_fn(|i| unsafe { vld1q_f32(x[i].as_ptr()) })
+    }
+
+    /// `(x - mean) * factor * weight`
+    #[inline(always)]
+    fn scaled(x: Block, (mean, factor): (f32, f32), weight: Block) -> Block {
+        // SAFETY: register arithmetic only.
+        std::array::from_fn(|i| unsafe {
+            vmulq_f32(vmulq_n_f32(vsubq_f32(x[i], vdupq_n_f32(mean)), factor), weight[i])
+        })
+    }
+
+    #[inline(always)]
+    fn added(x: Block, bias: Block) -> Block {
+        // SAFETY: register arithmetic only.
+        std::array::from_fn(|i| unsafe { vaddq_f32(x[i], bias[i]) })
+    }
+
+    /// As [`super::code`]; eight codes each.
+    #[inline(always)]
+    fn codes(x: Block, inverse: f32) -> [int16x8_t; BLOCK / 8] {
+        // SAFETY: register arithmetic only.
+        std::array::from_fn(|i| unsafe {
+            let four = |i: usize| vqmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(x[i], inverse)));
+            let codes = vcombine_s16(four(2 * i), four(2 * i + 1));
+            let low = vandq_s16(codes, vdupq_n_s16(0xff));
+            // Where the comparison holds it is -1.
+            let turned = vceqq_s16(low, vdupq_n_s16(0x80));
+            vsubq_s16(codes, vreinterpretq_s16_u16(turned))
+        })
+    }
+
+    #[inline(always)]
+    fn block(x: Block, (width, t): (usize, usize), to: &mut [u8]) {
+        // SAFETY: register arithmetic only.
+        let max = unsafe {
+            // The larger number, also beside a NaN.
+            let max = |max, x: &float32x4_t| vmaxnmq_f32(max, vabsq_f32(*x));
+            vmaxnmvq_f32(x.iter().fold(vdupq_n_f32(0.0), max))
+        };
+        let scale = max / CODE_MAX;
+        let codes = codes(x, if max > 0.0 { CODE_MAX / max } else { 0.0 });
+        assert!(to.len() >= width * TOKEN_BYTES && t < width, "one block");
+        let (high, low) = to[..2 * BLOCK * width].split_at_mut(BLOCK * width);
+        for (i, codes) in codes.into_iter().enumerate() {
+            let at = BLOCK * t + 8 * i;
+            let (high, low) = (&mut high[at..at + 8], &mut low[at..at + 8]);
+            // SAFETY: 8 bytes each; the shift rounds, which makes up for a low level below 0.
+            unsafe {
+                vst1_s8(high.as_mut_ptr().cast(), vrshrn_n_s16::<8>(codes));
+                vst1_s8(low.as_mut_ptr().cast(), vmovn_s16(codes));
+            }
+        }
+        // SAFETY: register arithmetic only.
+        let sum_of = |i: usize| unsafe { vaddlvq_s16(codes[i]) + vaddlvq_s16(codes[i + 1]) };
+        super::words((scale, [sum_of(0), sum_of(2)]), (width, t), to);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Kernels come in families; a family is the set of instructions that its kernels may use. It is chosen once, when commands
 //! are recorded, and written into each launch.
 mod math;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 
 pub(crate) use math::{activate, exp};
 
@@ -19,14 +21,11 @@ pub enum Family {
     Avx512Vnni,
     /// NEON with dot products of 4 bytes.
     NeonDotprod,
-    /// As [`Family::NeonDotprod`], with products of 2 x 8 by 8 x 2 bytes.
-    NeonI8mm,
 }
 
 impl Family {
     /// Every family, in the order of the enum.
-    pub const ALL: [Self; 5] =
-        [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::NeonDotprod, Self::NeonI8mm];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::NeonDotprod];
 
     /// The best family that this processor runs.
     #[must_use]
@@ -52,16 +51,22 @@ impl Family {
                 &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
             }
             Self::NeonDotprod => &["neon", "dotprod"],
-            Self::NeonI8mm => &["neon", "dotprod", "i8mm"],
         }
     }
 
     /// Whether this processor has the family's instructions.
     #[must_use]
     pub fn runs_here(self) -> bool {
-        self == Self::Portable
-            || (self <= Self::host()
-                && (self >= Self::NeonDotprod) == cfg!(target_arch = "aarch64"))
+        self.is_of_this_architecture() && self <= Self::host()
+    }
+
+    /// Whether processors of this kind may have the family's instructions.
+    pub(crate) const fn is_of_this_architecture(self) -> bool {
+        match self {
+            Self::Portable => true,
+            Self::Avx2 | Self::Avx512Vnni => cfg!(target_arch = "x86_64"),
+            Self::NeonDotprod => cfg!(target_arch = "aarch64"),
+        }
     }
 
     /// This family, or the best of the processor where it lacks it.
@@ -78,7 +83,6 @@ impl Family {
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512-vnni",
             Self::NeonDotprod => "neon-dotprod",
-            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -100,7 +104,8 @@ impl std::fmt::Display for Family {
 
 /// Compiles a function over portable lanes once per family and calls the one for `family`.
 ///
-/// The body is inlined into functions that enable the family's instructions, where the compiler vectorizes it for them.
+/// The body is inlined into functions that enable the family's instructions, where the compiler vectorizes it for them. On
+/// Arm it is compiled once: NEON is part of the baseline, and dot products do nothing for f32.
 macro_rules! per_family {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
@@ -147,7 +152,7 @@ mod tests {
         let zen4 = ["f16c", "fma", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512vnni"];
         assert_eq!(Family::of(&zen4), Family::Avx512Vnni);
         assert_eq!(Family::of(&["neon", "dotprod"]), Family::NeonDotprod);
-        assert_eq!(Family::of(&["neon", "fp16", "dotprod", "i8mm"]), Family::NeonI8mm);
+        assert_eq!(Family::of(&["neon", "fp16"]), Family::Portable);
     }
 
     #[test]
