@@ -1,9 +1,9 @@
 //! `check`: everything, one line a step, the skips last.
 use crate::process::{cargo, run as run_command, succeeds};
-use crate::{darwin, models, setup, tidy};
+use crate::{arm, darwin, models, setup, tidy};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader, Read};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
@@ -12,6 +12,22 @@ use std::time::Instant;
 struct Outcome {
     skips: Vec<String>,
     tests: Option<Tests>,
+}
+
+impl Outcome {
+    fn add(&mut self, step: Self) {
+        for skip in step.skips {
+            if !self.skips.contains(&skip) {
+                self.skips.push(skip);
+            }
+        }
+        if let Some(of_step) = step.tests {
+            let tests = self.tests.get_or_insert_default();
+            tests.passed += of_step.passed;
+            tests.failed += of_step.failed;
+            tests.ignored += of_step.ignored;
+        }
+    }
 }
 
 /// Sums of cargo's `test result:` lines.
@@ -33,7 +49,14 @@ const STEPS: &[Step] = &[
         tidy::run()?;
         Ok(Outcome::default())
     }),
-    ("tests", tests),
+    ("tests", || {
+        tests(&mut cargo(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]))
+    }),
+    ("tests of kernels for Arm", || match arm::tests() {
+        Ok(Some(mut command)) => tests(&mut command),
+        Ok(None) => Ok(Outcome::default()),
+        Err(missing) => listed(vec![missing]),
+    }),
     ("licences", licences),
     ("cross build for the Mac", || listed(darwin::check()?)),
 ];
@@ -57,8 +80,7 @@ pub(crate) fn run() -> Result<()> {
                     (false, skips) => format!("done, {skips} skipped"),
                 };
                 println!("check: {name}: {said} in {seconds:.1} s");
-                all.skips.extend(outcome.skips);
-                all.tests = outcome.tests.or(all.tests);
+                all.add(outcome);
                 if broken {
                     failed = Some(anyhow::anyhow!("{name} failed"));
                     break;
@@ -100,10 +122,10 @@ fn licences() -> Result<Outcome> {
     plain(&["deny", "check", "licenses", "bans", "sources"])
 }
 
-/// Runs every test of the workspace. The output of tests that pass is asked for too, because a
-/// test that skips says so there; only those lines of it are kept.
-fn tests() -> Result<Outcome> {
-    let mut child = cargo(["test", "--workspace", "--no-fail-fast", "--", "--show-output"])
+/// Runs `cargo test`. The output of tests that pass is asked for too, because a test that skips says so there; only those
+/// lines of it are kept.
+fn tests(command: &mut Command) -> Result<Outcome> {
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,6 +1,6 @@
 //! The cross build for Apple silicon: the lints of the Mac target, and a link of the whole binary
 //! against stubs that list the system symbols it may use.
-use crate::process::{cargo, command, output, root, run};
+use crate::process::{cargo, root, run, std_present};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,12 @@ pub(crate) const TARGET: &str = "aarch64-apple-darwin";
 /// in macOS does not belong here: the list is what makes the link a check.
 const SYMBOLS: &str = include_str!("darwin-symbols.txt");
 
-/// Whether a standard library for [`TARGET`] is installed.
-pub(crate) fn std_present() -> bool {
-    output(&mut command("rustc", ["--print", "target-libdir", "--target", TARGET]))
-        .is_ok_and(|dir| Path::new(dir.trim()).is_dir())
-}
-
 /// Lints and links. On a Mac the ordinary steps did both already.
 pub(crate) fn check() -> Result<Vec<String>> {
     if std::env::consts::OS == "macos" {
         return Ok(Vec::new());
     }
-    if !std_present() {
+    if !std_present(TARGET) {
         return Ok(vec![format!("cross build for the Mac; try: rustup target add {TARGET}")]);
     }
     run(&mut cargo([

@@ -1,6 +1,7 @@
 //! Project tasks, run as `cargo xtask TASK`. [`USAGE`] lists them.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks")]
 
+mod arm;
 mod bench;
 mod check;
 mod darwin;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  check    everything: sets up what is needed, formats, lints, tests, cross build; skips are listed last
+  check    everything: sets up what is needed, formats, lints, tests (Arm's kernels emulated), cross build; skips last
   setup    installs what the tests need (idempotent)
   models   downloads the real models that tests use into the user's cache directory
   tidy     the rules of DESIGN.md that a program can check

@@ -56,6 +56,12 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Whether a standard library for a target is installed.
+pub(crate) fn std_present(target: &str) -> bool {
+    output(&mut command("rustc", ["--print", "target-libdir", "--target", target]))
+        .is_ok_and(|dir| Path::new(dir.trim()).is_dir())
+}
+
 /// The user's cache directory of this project.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -1,6 +1,6 @@
 //! `setup`: what the tests need beyond a Rust toolchain, installed where that is possible.
-use crate::process::{command, run as run_command, succeeds};
-use crate::{darwin, python};
+use crate::process::{command, run as run_command, std_present, succeeds};
+use crate::{arm, darwin, python};
 use anyhow::Result;
 
 /// One thing the tests need: how to see it and how to get it.
@@ -46,8 +46,20 @@ const NEEDS: &[Need] = &[
     Need {
         name: "the standard library for aarch64-apple-darwin",
         needed_by: "the cross build for the Mac",
-        present: darwin::std_present,
+        present: || std_present(darwin::TARGET),
         from: Source::Rustup(&["target", "add", darwin::TARGET]),
+    },
+    Need {
+        name: "the standard library for aarch64-unknown-linux-musl",
+        needed_by: "the tests of kernels for Arm",
+        present: arm::has_std,
+        from: Source::Rustup(&["target", "add", arm::TARGET]),
+    },
+    Need {
+        name: "qemu-aarch64",
+        needed_by: "the tests of kernels for Arm",
+        present: arm::has_emulator,
+        from: Source::System { apt: &["qemu-user"], brew: &["qemu"] },
     },
 ];
 

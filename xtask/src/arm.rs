@@ -1,0 +1,44 @@
+//! Tests of the CPU kernels for Arm on other processors: built for Linux on Arm, linked without a C compiler, run by qemu.
+use crate::process::{cargo, command, std_present, succeeds};
+use std::process::Command;
+
+pub(crate) const TARGET: &str = "aarch64-unknown-linux-musl";
+const EMULATOR: &str = "qemu-aarch64";
+
+/// On Arm the ordinary tests run these kernels.
+const NATIVE: bool = cfg!(target_arch = "aarch64");
+/// Other systems have no emulation of single programs.
+const EMULATES: bool = cfg!(target_os = "linux") && !NATIVE;
+
+pub(crate) fn has_emulator() -> bool {
+    !EMULATES || succeeds(&mut command(EMULATOR, ["--version"]))
+}
+
+pub(crate) fn has_std() -> bool {
+    !EMULATES || std_present(TARGET)
+}
+
+/// What runs the tests; None on Arm. The error says what is missing.
+///
+/// Tests of `sample` have no code for one processor, and would take as long as all others.
+pub(crate) fn tests() -> Result<Option<Command>, String> {
+    if NATIVE {
+        return Ok(None);
+    }
+    if !EMULATES {
+        return Err("kernels for Arm, which are emulated on Linux only".to_owned());
+    }
+    if !has_emulator() {
+        return Err("kernels for Arm; try: sudo apt-get install qemu-user".to_owned());
+    }
+    if !has_std() {
+        return Err(format!("kernels for Arm; try: rustup target add {TARGET}"));
+    }
+    let mut tests = cargo(["test", "--package", "hal", "--package", "ops", "--lib"]);
+    tests
+        .args(["--no-fail-fast", "--target", TARGET, "--config", "profile.dev.debug=false"])
+        .args(["--", "--show-output", "--skip", "sample::"])
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld")
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER", format!("{EMULATOR} -cpu max"));
+    Ok(Some(tests))
+}
