@@ -5,7 +5,7 @@
 //! -128, whose sign cannot be turned in 8 bits, becomes -127.
 //!
 //! One int8 level (`max|x| / 127`), as other engines use, moves single rows of a small model's logits to a cosine of 0.96 with
-//! the exact ones; two levels leave it above 0.999999 for a quarter more time in products that wait for arithmetic, and none in
+//! the exact ones; two levels leave it above 0.99999 for a quarter more time in products that wait for arithmetic, and none in
 //! those that wait for memory.
 #[cfg(test)]
 mod cases;
