@@ -69,11 +69,6 @@ impl Commands {
         &self.spans[launch.spans.start as usize..launch.spans.end as usize]
     }
 
-    #[must_use]
-    pub fn constants_of(&self, launch: &Launch) -> &[u8] {
-        &self.constants[launch.constants.start as usize..launch.constants.end as usize]
-    }
-
     /// Calls `f` with each span of `command` and whether it is written.
     pub(crate) fn accesses(&self, command: &Command, mut f: impl FnMut(&Span, bool)) {
         match command {

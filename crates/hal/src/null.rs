@@ -38,11 +38,6 @@ impl Null {
     pub fn commands(&self, prepared: Prepared) -> Result<Commands> {
         self.state().prepared.get(prepared.0).cloned()
     }
-
-    /// The name of a loaded kernel's program.
-    pub fn kernel_name(&self, kernel: Kernel) -> Result<&'static str> {
-        self.state().kernels.get(kernel.0).map(|program| program.name)
-    }
 }
 
 #[expect(unsafe_code, reason = "implements the unsafe half of Device")]

@@ -16,14 +16,7 @@ impl Selection {
     /// Whether a device that was passed over is one that this kind of machine can have: no Mac misses CUDA.
     #[must_use]
     pub fn worth_saying(&self) -> bool {
-        let mac = std::env::consts::OS == "macos";
-        let present = |kind| match kind {
-            Kind::Metal => mac,
-            Kind::Cuda => Path::new("/dev/nvidiactl").exists(),
-            Kind::Hip => Path::new("/dev/kfd").exists(),
-            Kind::Null | Kind::Cpu => false,
-        };
-        self.passed_over.iter().any(|row| present(row.kind))
+        self.passed_over.iter().any(|row| driver_present(row.kind))
     }
 }
 
@@ -68,16 +61,26 @@ pub fn open(selector: &str, cpu: CpuOptions) -> Result<Selection> {
     }
 }
 
+/// Whether the system has what a driver for `kind` would open.
+fn driver_present(kind: Kind) -> bool {
+    match kind {
+        Kind::Metal => std::env::consts::OS == "macos",
+        Kind::Cuda => Path::new("/dev/nvidiactl").exists(),
+        Kind::Hip => Path::new("/dev/kfd").exists(),
+        Kind::Null | Kind::Cpu => true,
+    }
+}
+
 /// Why a GPU kind cannot be used. This build has no GPU driver yet; the rest says whether one would find hardware.
 fn why_not(kind: Kind) -> String {
-    let hardware = match kind {
-        Kind::Metal if std::env::consts::OS != "macos" => "Metal exists on macOS only",
-        Kind::Metal => "this Mac has a Metal device",
-        Kind::Cuda if Path::new("/dev/nvidiactl").exists() => "an NVIDIA kernel driver is loaded",
-        Kind::Cuda => "no NVIDIA kernel driver (/dev/nvidiactl is missing)",
-        Kind::Hip if Path::new("/dev/kfd").exists() => "an AMD compute driver is loaded",
-        Kind::Hip => "no AMD compute driver (/dev/kfd is missing)",
-        Kind::Null | Kind::Cpu => "",
+    let hardware = match (kind, driver_present(kind)) {
+        (Kind::Metal, false) => "Metal exists on macOS only",
+        (Kind::Metal, true) => "macOS has Metal",
+        (Kind::Cuda, false) => "no NVIDIA kernel driver (/dev/nvidiactl is missing)",
+        (Kind::Cuda, true) => "an NVIDIA kernel driver is loaded",
+        (Kind::Hip, false) => "no AMD compute driver (/dev/kfd is missing)",
+        (Kind::Hip, true) => "an AMD compute driver is loaded",
+        (Kind::Null | Kind::Cpu, _) => "",
     };
     format!("{hardware}; this build of Russet carries no {} driver", kind.name())
 }

@@ -116,8 +116,10 @@ pub(crate) fn open_model(gguf: Gguf, ctx: Option<u32>) -> anyhow::Result<(Model,
     if context > own {
         say(&format!("context: {context} tokens are more than the {own} the model was made for"));
     }
-    // The context decides between LongRoPE's factors, so a model that was opened without one is opened again.
-    let model = if ctx.is_none() { Model::from_gguf(model.gguf, context)? } else { model };
+    // Opened without a context, a model has LongRoPE's short factors; past the context before scaling it needs the long ones.
+    let long = model.config.rope.is_some_and(|rope| context > rope.context_before);
+    let again = ctx.is_none() && long;
+    let model = if again { Model::from_gguf(model.gguf, context)? } else { model };
     Ok((model, context))
 }
 
