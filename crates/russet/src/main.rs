@@ -59,5 +59,31 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 #[expect(clippy::print_stderr, reason = "the one place where errors are shown")]
 fn report(error: &anyhow::Error) {
-    eprintln!("russet: {error:#}");
+    eprintln!("russet: {}", message(error));
+}
+
+/// The error and its causes, leaving out a cause that what stands before it already ends with.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.ends_with(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let told = anyhow!("no such file").context("model.gguf: no such file");
+        assert_eq!(super::message(&told), "model.gguf: no such file");
+        let untold = anyhow!("no such file").context("cannot open model.gguf");
+        assert_eq!(super::message(&untold), "cannot open model.gguf: no such file");
+    }
 }
