@@ -5,6 +5,12 @@
 pub struct Progress {
     /// Tokens known but not yet run through the model. 0: idle.
     pub pending: u32,
+    /// The pending token was sampled: it continues an answer.
+    pub decodes: bool,
+}
+
+impl Progress {
+    pub const IDLE: Self = Self { pending: 0, decodes: false };
 }
 
 /// What one step may hold.
@@ -24,8 +30,8 @@ pub struct Work {
     pub samples: bool,
 }
 
-/// Fills `work`: first every sequence that waits for one token, so that running streams never stall behind a prompt,
-/// then prompts in order with what is left of the budget.
+/// Fills `work`: first every sequence that continues an answer, so that running streams never stall behind a prompt, then
+/// prompts in order with what is left of the budget.
 pub fn schedule(
     sequences: &(impl Iterator<Item = Progress> + Clone),
     budget: Budget,
@@ -35,7 +41,7 @@ pub fn schedule(
     let (mut tokens, mut rows) = (budget.tokens, budget.rows);
     for decode in [true, false] {
         for (sequence, progress) in sequences.clone().enumerate() {
-            if progress.pending == 0 || (progress.pending == 1) != decode {
+            if progress.pending == 0 || progress.decodes != decode {
                 continue;
             }
             let take = progress.pending.min(tokens);
@@ -55,10 +61,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Sequences with one pending token continue an answer.
     fn planned(pending: &[u32], tokens: u32, rows: u32) -> Vec<Work> {
         let mut work = Vec::new();
         schedule(
-            &pending.iter().map(|pending| Progress { pending: *pending }),
+            &pending.iter().map(|pending| Progress { pending: *pending, decodes: *pending == 1 }),
             Budget { tokens, rows },
             &mut work,
         );
@@ -71,6 +78,14 @@ mod tests {
         let taken: Vec<(usize, u32, bool)> =
             work.iter().map(|w| (w.sequence, w.tokens, w.samples)).collect();
         assert_eq!(taken, [(1, 1, true), (3, 1, true), (0, 62, false)]);
+    }
+
+    #[test]
+    fn the_last_token_of_a_prompt_waits_with_the_prompts() {
+        let prompts = [4, 1].map(|pending| Progress { pending, decodes: false });
+        let mut work = Vec::new();
+        schedule(&prompts.into_iter(), Budget { tokens: 4, rows: 2 }, &mut work);
+        assert_eq!(work, [Work { sequence: 0, tokens: 4, samples: true }]);
     }
 
     proptest! {

@@ -1,4 +1,5 @@
 //! One sequence: its tokens, how many of them the cache holds, and how the next one is chosen.
+use crate::schedule::Progress;
 use ops::sample::Sampler;
 
 /// Names a sequence of an engine. The generation tells a reused place from the old one.
@@ -47,9 +48,15 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// Tokens to run in the next steps.
-    pub(crate) fn pending(&self) -> u32 {
+    fn pending(&self) -> u32 {
         let pending = if self.running { self.tokens.len() - self.cached } else { 0 };
         u32::try_from(pending).expect("the context has fewer than 2^32 tokens")
+    }
+
+    /// How far the sequence is, for the scheduler.
+    pub(crate) fn progress(&self) -> Progress {
+        // A sampled token is run by the next step, so it never waits together with others.
+        Progress { pending: self.pending(), decodes: self.sampled > 0 }
     }
 
     /// Adds a sampled token; says whether it ends the answer.

@@ -322,7 +322,7 @@ impl Engine {
         let progress = self
             .sequences
             .iter()
-            .map(|place| Progress { pending: place.as_ref().map_or(0, Sequence::pending) });
+            .map(|place| place.as_ref().map_or(Progress::IDLE, Sequence::progress));
         schedule(&progress, budget, &mut self.work);
         if self.work.is_empty() {
             return Ok((Report::default(), &self.events));
@@ -340,6 +340,10 @@ impl Engine {
         self.rows.clear();
         for work in &self.work {
             let Some(sequence) = &mut self.sequences[work.sequence] else { continue };
+            let decode = sequence.progress().decodes;
+            if !decode {
+                self.batch.start_prompts();
+            }
             let end = sequence.cached + work.tokens as usize;
             while sequence.blocks.len() * (BLOCK_TOKENS as usize) < end {
                 let block =
@@ -364,7 +368,6 @@ impl Engine {
                     self.rows.push((work.sequence, row));
                 }
             }
-            let decode = work.tokens == 1 && sequence.sampled > 0;
             *(if decode { &mut report.decode_tokens } else { &mut report.prompt_tokens }) +=
                 work.tokens;
             report.sampled += u32::from(work.samples);
@@ -378,7 +381,10 @@ impl Engine {
         self.device.write(whole, self.batch.image())?;
         let (tokens, rows) = (self.batch.tokens(), self.batch.rows());
         let fits = |plan: &&Plan| plan.bucket.tokens >= tokens && plan.bucket.rows >= rows;
-        let plan = self.plans.iter().find(fits).expect("the largest plan holds every batch");
+        let mut fitting = self.plans.iter().filter(fits);
+        let largest = fitting.next_back().expect("the largest plan holds every batch");
+        let tokens_min = if self.batch.has_prompts() { ops::linear::FUSED_TOKENS + 1 } else { 0 };
+        let plan = fitting.find(|plan| plan.bucket.tokens >= tokens_min).unwrap_or(largest);
         let fence = self.device.submit(plan.prepared, self.options.timing)?;
         self.device.wait(fence)?;
         let bytes = 4 * rows as usize;
@@ -477,6 +483,7 @@ impl Engine {
         let mut run = || -> Result<(), Error> {
             for (number, chunk) in tokens.chunks(limits.tokens as usize).enumerate() {
                 batch.clear();
+                batch.start_prompts();
                 let first = number * limits.tokens as usize;
                 for (i, id) in chunk.iter().enumerate() {
                     batch.push(Token {

@@ -8,11 +8,16 @@ pub fn forward<O: Ops>(ops: &mut O, model: &Model) -> O::Tensor {
     if let Some(table) = &model.positions {
         x = ops.add_positions(x, table);
     }
-    for layer in &model.layers {
+    let last = model.layers.len() - 1;
+    for (index, layer) in model.layers.iter().enumerate() {
         let [q, k, v] = &layer.qkv;
         let qkv = ops.qkv(&x, &layer.attention_norm, [q, k, v]); // (T, heads * head_dim), 2 x (T, kv_heads * head_dim)
         let q = ops.rope_kv(qkv, &layer.heads, &layer.attention);
-        let y = ops.attend(&q, &layer.attention); // (T, heads * head_dim)
+        let mut y = ops.attend(&q, &layer.attention); // (T, heads * head_dim)
+        if index == last {
+            // No later layer attends to these rows: from here on T is S, the tokens whose logits are wanted.
+            (x, y) = (ops.gather(&x), ops.gather(&y));
+        }
         x = ops.project(x, &y, &layer.output, layer.post_attention_norm.as_ref()); // (T, dim)
         let h = ops.gate_up(&x, &layer.feed_forward_norm, &layer.hidden); // (T, hidden)
         x = ops.project(x, &h, &layer.down, layer.post_feed_forward_norm.as_ref()); // (T, dim)

@@ -22,13 +22,16 @@ pub struct Limits {
     pub vocabulary: u32,
 }
 
+/// Which count says how many tokens come before the prompts'.
+pub(crate) const EXACT: usize = 3;
+
 /// Words of one row's sampling parameters, see [`crate::sample`].
 pub(crate) const SAMPLER_WORDS: u32 = 8;
 
 /// The arrays in the buffer, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Array {
-    /// tokens, rows, sequences, 0
+    /// tokens, rows, sequences, tokens before the prompts'
     Counts,
     Tokens,
     Positions,
@@ -100,7 +103,7 @@ impl Inputs {
             .part(4 * u64::from(self.limits.start(array)), 4 * u64::from(self.limits.words(array)))
     }
 
-    /// `[tokens, rows, sequences, 0]`
+    /// `[tokens, rows, sequences, exact]`: the first `exact` tokens continue an answer, the others belong to prompts.
     #[must_use]
     pub fn counts(&self) -> Span {
         self.span(Array::Counts)
@@ -164,23 +167,38 @@ pub struct Batch {
     limits: Limits,
     words: Vec<u32>,
     bytes: Vec<u8>,
+    prompts: bool,
 }
 
 impl Batch {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let bytes = limits.step_bytes();
-        Self { limits, words: vec![0; bytes / 4], bytes: vec![0; bytes] }
+        Self { limits, words: vec![0; bytes / 4], bytes: vec![0; bytes], prompts: false }
     }
 
     /// Forgets the tokens; block tables stay.
     pub fn clear(&mut self) {
         self.words[..4].fill(0);
+        self.prompts = false;
+    }
+
+    /// Says that the tokens pushed from here on belong to prompts: a device may multiply them in a way that is fast for many
+    /// tokens and rounds a little more. A token's results do not depend on what else is in the step, as long as the same
+    /// tokens count as a prompt's.
+    pub fn start_prompts(&mut self) {
+        self.prompts = true;
     }
 
     #[must_use]
     pub fn tokens(&self) -> u32 {
         self.words[0]
+    }
+
+    /// Whether some of the tokens belong to prompts.
+    #[must_use]
+    pub fn has_prompts(&self) -> bool {
+        self.words[EXACT] < self.words[0]
     }
 
     #[must_use]
@@ -221,6 +239,9 @@ impl Batch {
         self.set(Array::Positions, index, token.position);
         self.set(Array::Sequences, index, token.sequence);
         self.words[0] += 1;
+        if !self.prompts {
+            self.words[EXACT] = self.words[0];
+        }
         token.wanted.then(|| {
             let row = self.words[1];
             assert!(row < self.limits.rows, "more rows than the step's limit");

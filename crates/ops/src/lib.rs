@@ -113,10 +113,9 @@ pub trait Ops {
         self.add(x, &y)
     }
 
-    /// Composite: logits of the wanted rows -> `(S, vocabulary)`.
+    /// Composite: logits of rows `x (S, dim)` -> `(S, vocabulary)`.
     fn head(&mut self, x: &Self::Tensor, norm: &Norm, linear: &Linear) -> Self::Tensor {
-        let x = self.gather(x);
-        let h = self.norm(&x, norm);
+        let h = self.norm(x, norm);
         self.linear(&h, linear)
     }
 }

@@ -416,8 +416,7 @@ impl Ops for Recorder<'_> {
     }
 
     fn head(&mut self, x: &Tensor, norm: &Norm, linear: &Linear) -> Tensor {
-        let x = self.gather(x);
-        let [logits] = crate::linear::record(self, &x, Some(norm), [linear]);
+        let [logits] = crate::linear::record(self, x, Some(norm), [linear]);
         logits
     }
 }

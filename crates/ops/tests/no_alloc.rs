@@ -84,6 +84,7 @@ fn record(to: &mut Recorder<'_>) {
     let x = to.project(x, &y, &float, Some(&norm));
     let y = to.gate_up(&x, &norm, &hidden);
     let x = to.project(x, &y, &quantized, None);
+    let x = to.gather(&x);
     let logits = to.head(&x, &norm, &head);
     let logits = to.softcap(logits, 30.0);
     ops::sample::record(to, &logits);

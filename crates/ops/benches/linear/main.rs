@@ -1,7 +1,7 @@
 //! `linear` against the machine: bytes of weights per second in decode beside the read bandwidth, operations per second in
 //! prompts beside the peak of the dot-product instruction, all measured in this run.
 //!
-//! `cargo bench -p ops --bench linear -- [FORMAT ...] [rows=R columns=C] [tokens=T,..] [threads=N] [family=F] [plain] [cached]`
+//! `cargo bench -p ops --bench linear -- [FORMAT ...] [rows=R columns=C] [tokens=T,..] [threads=N] [family=F] [plain] [cached] [exact]`
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 #![expect(unsafe_code, reason = "runs recorded commands and dot-product instructions")]
 
@@ -30,6 +30,8 @@ struct Options {
     /// Read one matrix over and over, from the caches: what the kernel could do with faster memory.
     cached: bool,
     tokens: Vec<u32>,
+    /// Multiply as for tokens that continue an answer, however many there are.
+    exact: bool,
 }
 
 impl Options {
@@ -43,6 +45,7 @@ impl Options {
             family: Family::host(),
             cached: false,
             tokens: vec![1, 4, 512],
+            exact: false,
         };
         for word in std::env::args().skip(1) {
             let number = |text: &str| text.parse::<u32>().expect("a number");
@@ -58,6 +61,7 @@ impl Options {
                     options.tokens = value.split(',').map(number).collect();
                 }
                 _ if word == "plain" => options.packed = false,
+                _ if word == "exact" => options.exact = true,
                 _ if word == "cached" => options.cached = true,
                 _ if word == "--bench" => {}
                 _ => {
@@ -149,6 +153,9 @@ impl Step {
             Limits { tokens, rows: 1, sequences: 1, blocks: 1, block_tokens: 1, vocabulary: 1 };
         let inputs = Inputs { whole: span(limits.bytes()), limits };
         let mut batch = Batch::new(limits);
+        if tokens > ops::linear::FUSED_TOKENS && !options.exact {
+            batch.start_prompts();
+        }
         for position in 0..tokens {
             batch.push(Token { id: 0, position, sequence: 0, wanted: false });
         }

@@ -85,6 +85,7 @@ impl Forward for Layer {
         let x = ops.project(x, &y, &self.out, self.post_norm.as_ref());
         let y = ops.gate_up(&x, &self.norm, &self.hidden);
         let x = ops.project(x, &y, &self.down, self.post_norm.as_ref());
+        let x = ops.gather(&x);
         vec![ops.head(&x, &self.norm, &self.head)]
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     /// Matrices lie in packed tiles where this family's kernels take them; the family is recorded.
     pub(crate) packed_for: Option<Family>,
     steps: Vec<Vec<Token>>,
+    /// Tokens from this one on belong to prompts, in every step.
+    pub(crate) prompts_from: Option<u32>,
     pub(crate) caches: Vec<Cache>,
     pub(crate) block_tokens: u32,
     /// The last step's samples, which tokens with [`FEEDBACK`] name.
@@ -64,6 +66,7 @@ impl Setup {
             weights: Vec::new(),
             packed_for: None,
             steps: Vec::new(),
+            prompts_from: None,
             caches: Vec::new(),
             block_tokens: 16,
             sampled: vec![0; 4],
@@ -216,6 +219,9 @@ impl Setup {
     fn fill(&self, batch: &mut Batch, step: &[Token], resolve: impl Fn(u32) -> u32) {
         batch.clear();
         for token in step {
+            if Some(batch.tokens()) == self.prompts_from {
+                batch.start_prompts();
+            }
             batch.push(Token { id: resolve(token.id), ..*token });
         }
         for (row, sampler) in (0..batch.rows()).zip(&self.samplers) {

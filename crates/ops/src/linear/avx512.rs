@@ -9,14 +9,15 @@
 //! Formats whose codes are signed are made unsigned by a bias that is a power of two: the integer sum starts at minus the
 //! bias times the sum of the activation's codes, which `quantize` has made, so it ends where signed codes would have ended.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
+use super::avx512_words;
 use super::pack::{Unit, unit};
-use super::tiles::TileKernel;
+use super::tiles::{PromptKernels, TileKernel};
 use crate::format::{Format, iq4, mxfp4};
 use crate::quantize::panel::TOKEN_BYTES;
 use std::arch::x86_64::*;
 
-/// The kernels of a format for tiles of 1, 2, 4, 8 and 16 tokens.
-pub(super) fn kernels(format: Format) -> [TileKernel; 5] {
+/// The kernels of a format for tiles of 1, 2, 4, 8 and 16 tokens, and for prompts.
+pub(super) fn kernels(format: Format) -> ([TileKernel; 5], PromptKernels) {
     match format {
         Format::Q4_0 => of::<Q4_0>(),
         Format::Q4_1 => of::<Q4_1>(),
@@ -35,8 +36,10 @@ pub(super) fn kernels(format: Format) -> [TileKernel; 5] {
     }
 }
 
-fn of<F: Codes>() -> [TileKernel; 5] {
-    [product::<F, 1>, product::<F, 2>, product::<F, 4>, product::<F, 8>, product::<F, 16>]
+fn of<F: Codes>() -> ([TileKernel; 5], PromptKernels) {
+    let single =
+        [product::<F, 1>, product::<F, 2>, product::<F, 4>, product::<F, 8>, product::<F, 16>];
+    (single, avx512_words::kernels::<F>())
 }
 
 /// How far ahead of the unit in use memory is asked for, into the second level cache, in formats whose units are not read front
@@ -49,8 +52,10 @@ const PREFETCH_BYTES: usize = 8192;
 const UNROLLED_TOKENS: usize = 2;
 
 /// Reads a format's unit. `block` counts blocks of 32 columns within the unit.
-trait Codes {
+pub(super) trait Codes {
     const FORMAT: Format;
+    /// Bits of a code.
+    const BITS: u32;
     /// Groups with a scale of their own in 32 columns.
     const GROUPS: usize = 1;
     /// The codes' bias is 2 to this power.
@@ -145,7 +150,7 @@ unsafe fn block<F: Codes, const T: usize>(
     }
 }
 
-const fn unit_of<F: Codes>() -> Unit {
+pub(super) const fn unit_of<F: Codes>() -> Unit {
     unit(F::FORMAT).expect("packed formats have units")
 }
 
@@ -211,7 +216,7 @@ unsafe fn word(x: *const u8, at: usize) -> __m512i {
 /// # Safety
 /// It can be read.
 #[inline(always)]
-unsafe fn float(x: *const u8, at: usize) -> __m512 {
+pub(super) unsafe fn float(x: *const u8, at: usize) -> __m512 {
     // SAFETY: the caller's.
     unsafe { _mm512_set1_ps(x.add(at).cast::<f32>().read_unaligned()) }
 }
@@ -261,6 +266,7 @@ macro_rules! each {
     (|$i:ident| $value:expr) => { each!([0, 1, 2, 3, 4, 5, 6, 7], |$i| $value) };
     ([$($index:expr),*], |$i:ident| $value:expr) => { [$({ let $i = $index; $value }),*] };
 }
+pub(super) use each;
 
 /// # Safety
 /// 64 bytes can be read.
@@ -402,33 +408,33 @@ macro_rules! format {
     };
 }
 
-format!(Q4_0 { const FORMAT: Format = Format::Q4_0; const BIAS: Option<i32> = Some(3); } |unit, block|
+format!(Q4_0 { const FORMAT: Format = Format::Q4_0; const BITS: u32 = 4; const BIAS: Option<i32> = Some(3); } |unit, block|
     codes { near_nibbles(unit.add(64 + 256 * block)) }
     scales { [halves(unit.add(32 * block)); 2] }
 );
-format!(Iq4Nl { const FORMAT: Format = Format::Iq4Nl; const BIAS: Option<i32> = Some(7); } |unit, block|
+format!(Iq4Nl { const FORMAT: Format = Format::Iq4Nl; const BITS: u32 = 8; const BIAS: Option<i32> = Some(7); } |unit, block|
     codes { looked_up(near_nibbles(unit.add(64 + 256 * block)), &iq4::VALUES, 128) }
     scales { [halves(unit.add(32 * block)); 2] }
 );
-format!(Q4_1 { const FORMAT: Format = Format::Q4_1; const MINS: bool = true; } |unit, block|
+format!(Q4_1 { const FORMAT: Format = Format::Q4_1; const BITS: u32 = 4; const MINS: bool = true; } |unit, block|
     codes { near_nibbles(unit.add(128 + 256 * block)) }
     scales { [halves(unit.add(32 * block)); 2] }
     mins { [halves(unit.add(64 + 32 * block)); 2] }
 );
-format!(Q5_0 { const FORMAT: Format = Format::Q5_0; const BIAS: Option<i32> = Some(4); } |unit, block|
+format!(Q5_0 { const FORMAT: Format = Format::Q5_0; const BITS: u32 = 5; const BIAS: Option<i32> = Some(4); } |unit, block|
     codes { fifth_bits(near_nibbles(unit.add(64 + 256 * block)), unit.add(576 + 64 * block)) }
     scales { [halves(unit.add(32 * block)); 2] }
 );
-format!(Q5_1 { const FORMAT: Format = Format::Q5_1; const MINS: bool = true; } |unit, block|
+format!(Q5_1 { const FORMAT: Format = Format::Q5_1; const BITS: u32 = 5; const MINS: bool = true; } |unit, block|
     codes { fifth_bits(near_nibbles(unit.add(128 + 256 * block)), unit.add(640 + 64 * block)) }
     scales { [halves(unit.add(32 * block)); 2] }
     mins { [halves(unit.add(64 + 32 * block)); 2] }
 );
-format!(Q8_0 { const FORMAT: Format = Format::Q8_0; const BIAS: Option<i32> = Some(7); } |unit, block|
+format!(Q8_0 { const FORMAT: Format = Format::Q8_0; const BITS: u32 = 8; const BIAS: Option<i32> = Some(7); } |unit, block|
     codes { each!(|i| vector(unit.add(64 + 512 * block + 64 * i))) }
     scales { [halves(unit.add(32 * block)); 2] }
 );
-format!(Mxfp4 { const FORMAT: Format = Format::Mxfp4; const BIAS: Option<i32> = Some(4); } |unit, block|
+format!(Mxfp4 { const FORMAT: Format = Format::Mxfp4; const BITS: u32 = 5; const BIAS: Option<i32> = Some(4); } |unit, block|
     codes { looked_up(near_nibbles(unit.add(32 + 256 * block)), &mxfp4::VALUES, 16) }
     scales {
         // 2^(e - 128); e below 2 would be subnormal and becomes 0.
@@ -438,7 +444,7 @@ format!(Mxfp4 { const FORMAT: Format = Format::Mxfp4; const BIAS: Option<i32> = 
     }
 );
 format!(Q2K {
-        const FORMAT: Format = Format::Q2K; const GROUPS: usize = 2; const MINS: bool = true;
+        const FORMAT: Format = Format::Q2K; const BITS: u32 = 2; const GROUPS: usize = 2; const MINS: bool = true;
     } |unit, block|
     codes { fields(unit.add(320 + 512 * (block / 4)), 2 * (block % 4), 3) }
     scales {
@@ -459,7 +465,7 @@ format!(Q2K {
     }
 );
 format!(Q3K {
-        const FORMAT: Format = Format::Q3K; const GROUPS: usize = 2; const BIAS: Option<i32> = Some(2);
+        const FORMAT: Format = Format::Q3K; const BITS: u32 = 3; const GROUPS: usize = 2; const BIAS: Option<i32> = Some(2);
     } |unit, block|
     codes {
         let low = fields(unit.add(288 + 512 * (block / 4)), 2 * (block % 4), 3);
@@ -470,7 +476,7 @@ format!(Q3K {
         each!([0, 1], |g| _mm512_mul_ps(d, signed(unit.add(32 + 32 * block + 16 * g))))
     }
 );
-format!(Q4K { const FORMAT: Format = Format::Q4K; const MINS: bool = true; } |unit, block|
+format!(Q4K { const FORMAT: Format = Format::Q4K; const BITS: u32 = 4; const MINS: bool = true; } |unit, block|
     codes { fields(unit.add(320 + 512 * (block / 2)), 4 * (block % 2), 15) }
     scales { [_mm512_mul_ps(halves(unit), unsigned(unit.add(64 + 16 * block))); 2] }
     mins {
@@ -478,7 +484,7 @@ format!(Q4K { const FORMAT: Format = Format::Q4K; const MINS: bool = true; } |un
         [_mm512_mul_ps(d, unsigned(unit.add(192 + 16 * block))); 2]
     }
 );
-format!(Q5K { const FORMAT: Format = Format::Q5K; const MINS: bool = true; } |unit, block|
+format!(Q5K { const FORMAT: Format = Format::Q5K; const BITS: u32 = 5; const MINS: bool = true; } |unit, block|
     codes {
         let low = fields(unit.add(320 + 512 * (block / 2)), 4 * (block % 2), 15);
         joined(low, fields(unit.add(2368), block, 1), 4)
@@ -490,7 +496,7 @@ format!(Q5K { const FORMAT: Format = Format::Q5K; const MINS: bool = true; } |un
     }
 );
 format!(Q6K {
-        const FORMAT: Format = Format::Q6K; const GROUPS: usize = 2; const BIAS: Option<i32> = Some(5);
+        const FORMAT: Format = Format::Q6K; const BITS: u32 = 6; const GROUPS: usize = 2; const BIAS: Option<i32> = Some(5);
     } |unit, block|
     codes {
         let (half, quarter) = (block / 4, block % 4);
@@ -502,7 +508,7 @@ format!(Q6K {
         each!([0, 1], |g| _mm512_mul_ps(d, signed(unit.add(64 + 32 * block + 16 * g))))
     }
 );
-format!(Iq4Xs { const FORMAT: Format = Format::Iq4Xs; const BIAS: Option<i32> = Some(7); } |unit, block|
+format!(Iq4Xs { const FORMAT: Format = Format::Iq4Xs; const BITS: u32 = 8; const BIAS: Option<i32> = Some(7); } |unit, block|
     codes { looked_up(near_nibbles(unit.add(192 + 256 * block)), &iq4::VALUES, 128) }
     scales { [_mm512_mul_ps(halves(unit), signed(unit.add(64 + 16 * block))); 2] }
 );

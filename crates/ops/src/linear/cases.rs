@@ -243,7 +243,8 @@ struct Head {
 impl Forward for Head {
     fn forward<O: Ops>(&self, ops: &mut O) -> Vec<O::Tensor> {
         let x = ops.embed(&self.table, 1.0);
-        vec![ops.head(&x, &self.norm, &self.linear)]
+        let wanted = ops.gather(&x);
+        vec![ops.head(&wanted, &self.norm, &self.linear)]
     }
 }
 

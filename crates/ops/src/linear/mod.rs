@@ -12,6 +12,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_float;
+#[cfg(target_arch = "x86_64")]
+mod avx512_words;
 mod blocks;
 #[cfg(test)]
 mod cases;
@@ -21,6 +23,8 @@ mod neon;
 pub mod pack;
 pub mod reference;
 mod tiles;
+
+pub use tiles::FUSED_TOKENS;
 
 use crate::format::Format;
 use crate::quantize::{self, Quantized};
@@ -130,9 +134,7 @@ impl<'a> Input<'a> {
                 Self::Normalized(y)
             }
             (Form::Integer, norm) => Self::Quantized(quantize::record(to, x, norm)),
-            (Form::Tiles, norm) if to.capacity(x.rows_of) <= tiles::FUSED_TOKENS => {
-                Self::Given(x, norm)
-            }
+            (Form::Tiles, norm) if to.capacity(x.rows_of) <= FUSED_TOKENS => Self::Given(x, norm),
             (Form::Tiles, norm) => Self::Panel(quantize::record_panel(to, x, norm)),
         }
     }
@@ -251,7 +253,9 @@ fn launch(
     let (program, scratch_bytes) = match (form, &input) {
         (Form::Float, _) => (&FLOAT, cpu::scratch_bytes(x.columns, true)),
         (Form::Integer, _) => (&INTEGER, cpu::scratch_bytes(x.columns, false)),
-        (Form::Tiles, Input::Panel(_)) => (&TILES, 0),
+        (Form::Tiles, Input::Panel(_)) => {
+            (&TILES, tiles::words_scratch_bytes(to.family, x.columns))
+        }
         (Form::Tiles, _) => {
             (&TILES_OF_ROWS, tiles::fused_scratch_bytes(to.capacity(x.rows_of), x.columns))
         }

@@ -4,7 +4,8 @@ use super::pack::{TILE_ROWS, tiles_bytes, unit};
 use super::{Args, PARTS};
 use crate::Epilogue;
 use crate::format::Format;
-use crate::quantize::panel::{self, RowNorm, TILE_TOKENS, TokenTile};
+use crate::quantize::panel::{self, RowNorm, Rows, TILE_TOKENS, TokenTile};
+use crate::quantize::words;
 use crate::simd::{self, Family};
 use hal::cpu::{HostLaunch, Shared};
 
@@ -15,39 +16,63 @@ use hal::cpu::{HostLaunch, Shared};
 /// as many columns, and `width * 16` numbers.
 pub(super) type TileKernel = unsafe fn(*const u8, usize, *const u8, *mut f32);
 
+/// Kernels for prompts, see [`words`]: both want the family's instructions, whole tiles, and room for a pair of tiles of as many
+/// columns on a boundary of 64 bytes.
+#[derive(Clone, Copy)]
+pub(super) struct PromptKernels {
+    /// Unpacks a tile into one half of a pair: (tile, its units, 0 or 1, where to).
+    pub(super) unpack: unsafe fn(*const u8, usize, usize, *mut u8),
+    /// Multiplies a pair: (pair, its blocks, (groups of words, how many), out (2, 16, 16)).
+    pub(super) multiply: unsafe fn(*const u8, usize, (*const u8, usize), *mut f32),
+}
+
+/// Bytes of a block of 64 columns of an unpacked pair of tiles: words, and a scale per row.
+pub(super) const PAIR_BYTES: usize = 2 * TILE_ROWS * (2 * words::BLOCK + 4);
+
 /// Whether a family multiplies packed tiles.
 pub(super) const fn has_kernels(family: Family) -> bool {
     !matches!(family, Family::Portable) && family.is_of_this_architecture()
 }
 
-/// Kernels for 1, 2, 4, 8 and 16 tokens.
-fn kernels(family: Family, format: Format) -> [TileKernel; 5] {
+/// Kernels for 1, 2, 4, 8 and 16 tokens, and for prompts if the family has those.
+fn kernels(family: Family, format: Format) -> ([TileKernel; 5], Option<PromptKernels>) {
     match family {
         #[cfg(target_arch = "x86_64")]
-        Family::Avx512Vnni => super::avx512::kernels(format),
+        Family::Avx512Vnni => {
+            let (kernels, prompt) = super::avx512::kernels(format);
+            (kernels, Some(prompt))
+        }
         #[cfg(target_arch = "x86_64")]
-        Family::Avx2 => super::avx2::kernels(format),
+        Family::Avx2 => (super::avx2::kernels(format), None),
         #[cfg(target_arch = "aarch64")]
-        Family::NeonDotprod => super::neon::kernels(format),
+        Family::NeonDotprod => (super::neon::kernels(format), None),
         _ => panic!("{family} has no kernels for packed {format}: the recorder asks first"),
     }
 }
 
-/// So many tokens are quantized by every thread for itself, which costs less than a launch and a barrier of its own.
-pub(super) const FUSED_TOKENS: u32 = 4;
+/// Steps of at most so many tokens are quantized by every thread for itself, which costs less than a launch and a barrier of its
+/// own. Such steps multiply prompts' tokens as all others.
+pub const FUSED_TOKENS: u32 = 4;
 
 /// Scratch of one thread when it quantizes its own panel.
 pub(super) fn fused_scratch_bytes(tokens: u32, columns: u32) -> u32 {
-    let bytes = panel::panel_bytes(tokens as usize, columns as usize);
+    let bytes = panel::tiles_bytes(tokens as usize, columns as usize);
     u32::try_from(bytes).expect("a few tokens")
 }
 
 /// A panel of at most this size stays in a core's second level cache while all weights pass by.
 const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
 
+/// Scratch of one thread for a pair of unpacked tiles.
+pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
+    let blocks = if words::are_for(family) { columns as usize / words::BLOCK } else { 0 };
+    u32::try_from(blocks * PAIR_BYTES).expect("a few rows")
+}
+
 /// One matrix of the launch.
 struct Part<'a> {
     kernels: [TileKernel; 5],
+    prompt: Option<PromptKernels>,
     weight: &'a [u8],
     tile_bytes: usize,
     units: usize,
@@ -58,17 +83,23 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
+    fn tile(&self, index: usize) -> &[u8] {
+        &self.weight[index * self.tile_bytes..][..self.tile_bytes]
+    }
+
     /// Products of tile `index` with a tile of tokens.
     fn multiply(&self, index: usize, panel: &[u8], width: usize, out: &mut Products) {
-        let tile = &self.weight[index * self.tile_bytes..][..self.tile_bytes];
+        let tile = self.tile(index);
         let kernel = self.kernels[width.trailing_zeros() as usize];
         // SAFETY: the kernels are the host's; the tile is whole; the caller cut the panel for this width.
         unsafe { kernel(tile.as_ptr(), self.units, panel.as_ptr(), out.0.as_mut_ptr()) };
-        if let Some(bias) = self.bias {
-            let bias = &bias[index * TILE_ROWS..][..TILE_ROWS];
-            for row in out.0[..width * TILE_ROWS].as_chunks_mut::<TILE_ROWS>().0 {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
+    }
+
+    fn add_bias(&self, index: usize, out: &mut [f32]) {
+        let Some(bias) = self.bias else { return };
+        let bias = &bias[index * TILE_ROWS..][..TILE_ROWS];
+        for row in out.as_chunks_mut::<TILE_ROWS>().0 {
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
     }
 
@@ -92,12 +123,25 @@ impl Part<'_> {
 #[repr(align(64))]
 struct Products([f32; TILE_TOKENS * TILE_ROWS]);
 
+/// Tiles of weights that are multiplied together: a gate and its up, two neighbours, or one tile.
+#[derive(Clone, Copy)]
+struct Group<'a> {
+    first: (&'a Part<'a>, usize),
+    second: Option<(&'a Part<'a>, usize)>,
+}
+
+impl<'a> Group<'a> {
+    fn members(self) -> impl Iterator<Item = (&'a Part<'a>, usize)> {
+        std::iter::once(self.first).chain(self.second)
+    }
+}
+
 /// One launch as this thread sees it.
 struct Work<'a> {
     family: Family,
     parts: [Option<Part<'a>>; PARTS],
     epilogue: Epilogue,
-    tokens: usize,
+    rows: Rows,
     columns: usize,
     panel: &'a [u8],
 }
@@ -114,8 +158,10 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
         let bias = has_bias.then(|| unsafe { launch.slice::<f32>(bias_at) });
         bias_at += usize::from(has_bias);
         let bytes = tiles_bytes(format, TILE_ROWS as u64, columns).expect("recorded as packed");
+        let (kernels, prompt) = kernels(Family::from_code(args.family), format);
         Part {
-            kernels: kernels(Family::from_code(args.family), format),
+            kernels,
+            prompt,
             // SAFETY: as above.
             weight: unsafe { launch.slice::<u8>(first + 2 * i) },
             tile_bytes: usize::try_from(bytes).expect("a tile fits in memory"),
@@ -133,12 +179,8 @@ pub(super) fn from_panel(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     // SAFETY: spans 0 and 1 are only read by this launch.
     let (counts, panel) = unsafe { (launch.slice::<u32>(0), launch.slice::<u8>(1)) };
-    run(
-        launch,
-        &args,
-        (counts[args.count_index as usize] as usize, panel),
-        parts(launch, &args, 2),
-    );
+    let rows = Rows::new(Family::from_code(args.family), counts, args.count_index);
+    run(launch, &args, (rows, panel), parts(launch, &args, 2));
 }
 
 /// Normalizes and quantizes x on every thread. Spans: counts, x, the norm's weight and bias if there are, then as above.
@@ -164,20 +206,21 @@ pub(super) fn from_rows(launch: &HostLaunch<'_>) {
     let panel = unsafe { launch.scratch::<u8>().part(0..panel::tile_bytes(tile, columns)) };
     let family = Family::from_code(args.family);
     panel::quantize_tile(family, &x[..tokens * columns], norm, tile, panel);
-    run(launch, &args, (tokens, panel), parts(launch, &args, 2 + args.norm as usize));
+    let rows = Rows { all: tokens, exact: tokens };
+    run(launch, &args, (rows, panel), parts(launch, &args, 2 + args.norm as usize));
 }
 
 fn run<'a>(
     launch: &HostLaunch<'_>,
     args: &Args,
-    (tokens, panel): (usize, &'a [u8]),
+    (rows, panel): (Rows, &'a [u8]),
     parts: [Option<Part<'a>>; PARTS],
 ) {
     Work {
         family: Family::from_code(args.family),
         parts,
         epilogue: Epilogue::from_code(args.epilogue),
-        tokens,
+        rows,
         columns: args.columns as usize,
         panel,
     }
@@ -185,71 +228,125 @@ fn run<'a>(
 }
 
 impl Work<'_> {
-    /// Units of work are tiles of weights, of all parts one after the other, times chunks of tokens whose panels fit in the
-    /// cache. Each thread gets a contiguous run of them, and so streams contiguous memory.
+    /// Units of work are groups of tiles of weights, of all parts one after the other, times chunks of tokens whose panels fit
+    /// in the cache. Each thread gets a contiguous run of them, and so streams contiguous memory.
     fn run(&self, launch: &HostLaunch<'_>) {
-        let gated = matches!(self.epilogue, Epilogue::Gate(_));
-        let counted = self.parts.iter().flatten().take(if gated { 1 } else { PARTS });
-        let tiles: usize = counted.map(|part| part.tiles).sum();
-        let token_tiles = self.tokens.div_ceil(TILE_TOKENS);
+        let prompt = self.rows.all - self.rows.exact;
+        let paired = prompt > 0;
+        let groups: usize = self.first_tiles().map(|part| self.groups_of(part, paired)).sum();
         let chunk = (PANEL_BYTES_IN_CACHE / panel::tile_offset(1, self.columns)).max(1);
+        let exact = self.rows.tiles();
+        let tiles = exact + prompt.div_ceil(TILE_TOKENS);
         let mut products = [const { Products([0.0; TILE_TOKENS * TILE_ROWS]) }; 2];
-        for item in launch.part(tiles * token_tiles.div_ceil(chunk), 1) {
-            let first = item / tiles * chunk;
-            let (part, index) = self.part_of(item % tiles);
-            for t in first..(first + chunk).min(token_tiles) {
-                let tile = panel::token_tile(t, self.tokens);
-                if gated {
-                    self.gate(index, t, tile, &mut products);
-                } else {
-                    self.plain(part, index, t, tile, &mut products[0]);
+        for item in launch.part(groups * tiles.div_ceil(chunk), 1) {
+            let group = self.group(item % groups, paired);
+            let first = item / groups * chunk;
+            let last = (first + chunk).min(tiles);
+            for t in first..last.min(exact) {
+                let tile = panel::token_tile(t, self.rows.exact);
+                let panel = self.panel_of(t, tile);
+                for ((part, index), out) in group.members().zip(&mut products) {
+                    part.multiply(index, panel, tile.width, out);
                 }
+                self.finish(group, tile, &mut products);
             }
+            self.prompt(
+                launch,
+                group,
+                first.max(exact) - exact..last.max(exact) - exact,
+                &mut products,
+            );
         }
     }
 
-    /// The matrix that tile `index` of all parts belongs to, and its index there.
-    fn part_of(&self, mut index: usize) -> (&Part<'_>, usize) {
-        let mut parts = self.parts.iter().flatten();
-        loop {
-            let part = parts.next().expect("the index is below the sum of all tiles");
-            if index < part.tiles {
-                return (part, index);
-            }
-            index -= part.tiles;
+    /// Products of a group with tiles of the prompts' tokens.
+    fn prompt(
+        &self,
+        launch: &HostLaunch<'_>,
+        group: Group<'_>,
+        tiles: std::ops::Range<usize>,
+        products: &mut [Products; 2],
+    ) {
+        if tiles.is_empty() {
+            return;
         }
+        let blocks = self.columns / words::BLOCK;
+        // SAFETY: scratch belongs to this thread, and the slice of an earlier group is no longer used.
+        let weights = unsafe { launch.scratch::<u8>().part(0..blocks * PAIR_BYTES) };
+        let kernels = |part: &Part<'_>| part.prompt.expect("only such families have rows of words");
+        for (which, (part, index)) in group.members().enumerate() {
+            let PromptKernels { unpack, .. } = kernels(part);
+            // SAFETY: the kernels are the host's; the tile is whole, and scratch has room for a pair's blocks.
+            unsafe { unpack(part.tile(index).as_ptr(), part.units, which, weights.as_mut_ptr()) };
+        }
+        let PromptKernels { multiply, .. } = kernels(group.first.0);
+        for t in tiles {
+            let first = self.rows.exact + t * TILE_TOKENS;
+            let tokens = (self.rows.all - first).min(TILE_TOKENS);
+            let groups = tokens.div_ceil(words::TOKENS);
+            let start = self.rows.group_offset(t * TILE_TOKENS / words::TOKENS, self.columns);
+            let x = &self.panel[start..][..groups * words::group_bytes(self.columns)];
+            // SAFETY: as above; weights and groups have as many columns, and both products room for 16 tokens.
+            unsafe {
+                let out = products.as_mut_ptr().cast();
+                multiply(weights.as_ptr(), blocks, (x.as_ptr(), groups), out);
+            }
+            self.finish(group, TokenTile { first, tokens, width: TILE_TOKENS }, products);
+        }
+    }
+
+    /// The matrices whose tiles are counted: an up goes with its gate.
+    fn first_tiles(&self) -> impl Iterator<Item = &Part<'_>> {
+        let gated = matches!(self.epilogue, Epilogue::Gate(_));
+        self.parts.iter().flatten().take(if gated { 1 } else { PARTS })
+    }
+
+    fn groups_of(&self, part: &Part<'_>, paired: bool) -> usize {
+        let gated = matches!(self.epilogue, Epilogue::Gate(_));
+        if paired && !gated { part.tiles.div_ceil(2) } else { part.tiles }
+    }
+
+    /// Group `index` of all parts.
+    fn group(&self, mut index: usize, paired: bool) -> Group<'_> {
+        if let (Epilogue::Gate(_), [Some(gate), Some(up), _]) = (self.epilogue, &self.parts) {
+            return Group { first: (gate, index), second: Some((up, index)) };
+        }
+        for part in self.first_tiles() {
+            let groups = self.groups_of(part, paired);
+            if index >= groups {
+                index -= groups;
+                continue;
+            }
+            if !paired {
+                return Group { first: (part, index), second: None };
+            }
+            let second = (2 * index + 1 < part.tiles).then_some((part, 2 * index + 1));
+            return Group { first: (part, 2 * index), second };
+        }
+        unreachable!("the index is below the sum of all groups")
     }
 
     fn panel_of(&self, t: usize, tile: TokenTile) -> &[u8] {
         &self.panel[panel::tile_offset(t, self.columns)..][..panel::tile_bytes(tile, self.columns)]
     }
 
-    fn plain(
-        &self,
-        part: &Part<'_>,
-        index: usize,
-        t: usize,
-        tile: TokenTile,
-        products: &mut Products,
-    ) {
-        part.multiply(index, self.panel_of(t, tile), tile.width, products);
-        if let Epilogue::Activate(activation) = self.epilogue {
-            let live = &mut products.0[..tile.tokens * TILE_ROWS];
-            simd::activate(self.family, activation, live, None);
-        }
-        part.store(index, tile, products, self.epilogue == Epilogue::Accumulate);
-    }
-
-    fn gate(&self, index: usize, t: usize, tile: TokenTile, [gate, up]: &mut [Products; 2]) {
-        let [Some(gate_part), Some(up_part), _] = &self.parts else {
-            unreachable!("a gated launch has two matrices")
-        };
-        let Epilogue::Gate(activation) = self.epilogue else { return };
-        let panel = self.panel_of(t, tile);
-        gate_part.multiply(index, panel, tile.width, gate);
-        up_part.multiply(index, panel, tile.width, up);
+    /// Adds biases, activates and stores the products of a group with a tile of tokens.
+    fn finish(&self, group: Group<'_>, tile: TokenTile, products: &mut [Products; 2]) {
         let live = tile.tokens * TILE_ROWS;
-        simd::activate(self.family, activation, &mut gate.0[..live], Some(&up.0[..live]));
-        gate_part.store(index, tile, gate, false);
+        for ((part, index), products) in group.members().zip(&mut *products) {
+            part.add_bias(index, &mut products.0[..live]);
+        }
+        if let Epilogue::Gate(activation) = self.epilogue {
+            let [gate, up] = products;
+            simd::activate(self.family, activation, &mut gate.0[..live], Some(&up.0[..live]));
+            let (part, index) = group.first;
+            return part.store(index, tile, gate, false);
+        }
+        for ((part, index), products) in group.members().zip(products) {
+            if let Epilogue::Activate(activation) = self.epilogue {
+                simd::activate(self.family, activation, &mut products.0[..live], None);
+            }
+            part.store(index, tile, products, self.epilogue == Epilogue::Accumulate);
+        }
     }
 }

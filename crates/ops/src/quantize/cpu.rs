@@ -1,6 +1,7 @@
 //! `quantize` on the CPU.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint rows of shared spans")]
 use super::panel::{self, RowNorm};
+use super::words;
 use super::{Args, BLOCK, CODE_MAX, GROUP};
 use crate::norm::normalize;
 use crate::simd::Family;
@@ -35,7 +36,7 @@ pub(super) fn quantize(launch: &HostLaunch<'_>) {
     }
 }
 
-/// Each thread makes whole tiles of the panel.
+/// Each thread makes whole tiles and groups of the panel.
 pub(super) fn quantize_panel(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     let n = args.columns as usize;
@@ -47,14 +48,24 @@ pub(super) fn quantize_panel(launch: &HostLaunch<'_>) {
     };
     let (layer, epsilon) = (args.layer == 1, args.epsilon);
     let norm = operand(3).map(|weight| RowNorm { layer, epsilon, weight, bias: operand(4) });
-    let tokens = counts[args.count_index as usize] as usize;
-    for index in launch.part(tokens.div_ceil(panel::TILE_TOKENS), 1) {
-        let tile = panel::token_tile(index, tokens);
+    let family = Family::from_code(args.family);
+    let rows = panel::Rows::new(family, counts, args.count_index);
+    let tiles = rows.tiles();
+    for index in launch.part(tiles + rows.groups(), 1) {
+        if let Some(group) = index.checked_sub(tiles) {
+            let start = rows.group_offset(group, n);
+            // SAFETY: each thread has its own groups.
+            let to = unsafe { launch.shared::<u8>(2).part(start..start + words::group_bytes(n)) };
+            let x = &x[n * rows.group_rows(group).start..n * rows.group_rows(group).end];
+            words::quantize_group(family, x, n, norm, to);
+            continue;
+        }
+        let tile = panel::token_tile(index, rows.exact);
         let start = panel::tile_offset(index, n);
         // SAFETY: each thread has its own tiles.
         let to = unsafe { launch.shared::<u8>(2).part(start..start + panel::tile_bytes(tile, n)) };
         let x = &x[tile.first * n..(tile.first + tile.tokens) * n];
-        panel::quantize_tile(Family::from_code(args.family), x, norm, tile, to);
+        panel::quantize_tile(family, x, norm, tile, to);
     }
 }
 

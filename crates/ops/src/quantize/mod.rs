@@ -6,11 +6,12 @@
 //!
 //! One int8 level (`max|x| / 127`), as other engines use, moves single rows of a small model's logits to a cosine of 0.96 with
 //! the exact ones; two levels leave it above 0.99999 for a quarter more time in products that wait for arithmetic, and none in
-//! those that wait for memory.
+//! those that wait for memory. Prompts may take [`words`] instead, where the family has kernels for them.
 #[cfg(test)]
 mod cases;
 mod cpu;
 pub(crate) mod panel;
+pub(crate) mod words;
 
 use crate::record::{Operand, Recorder, Room, Spread, Tensor, read, write};
 use crate::{Norm, NormKind};
@@ -71,7 +72,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, x: &Tensor, norm: Option<&Norm>) -> 
 /// Records the quantization of all rows into a panel.
 pub(crate) fn record_panel(to: &mut Recorder<'_>, x: &Tensor, norm: Option<&Norm>) -> Room {
     let capacity = to.capacity(x.rows_of);
-    let bytes = panel::panel_bytes(capacity as usize, x.columns as usize);
+    let bytes = panel::panel_bytes(to.family, capacity as usize, x.columns as usize);
     let y = to.room(bytes as u64);
     let mut operands = vec![to.counts(), read(x.room.place()), write(y.place())];
     operands.extend(norm_operands(to, norm));

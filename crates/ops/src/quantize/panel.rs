@@ -11,12 +11,17 @@
 //!   -Σ      i32 T            of the block's codes: for formats whose codes have a bias
 //!   -Σ      i32 T x 2        of each half's codes: for groups of 16
 //! ```
+//!
+//! Where the family's kernels for prompts read [`words`], only tokens that continue an answer go in tiles; groups of the
+//! prompts' tokens follow.
 #![cfg_attr(
     any(target_arch = "x86_64", target_arch = "aarch64"),
     expect(unsafe_code, reason = "a CPU kernel")
 )]
 use super::cpu::code;
-use super::{BLOCK, CODE_MAX, GROUP};
+use super::{BLOCK, CODE_MAX, GROUP, words};
+use crate::inputs::EXACT;
+use crate::record::RowsOf;
 use crate::simd::Family;
 
 /// Tokens of a full tile.
@@ -40,6 +45,45 @@ pub(crate) fn token_tile(index: usize, tokens: usize) -> TokenTile {
     TokenTile { first, tokens: count, width: count.next_power_of_two() }
 }
 
+/// Which rows of a step lie in tiles and which in groups of words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rows {
+    pub(crate) all: usize,
+    /// The first so many lie in tiles.
+    pub(crate) exact: usize,
+}
+
+impl Rows {
+    /// From the step's counts, see [`crate::Inputs::counts`].
+    pub(crate) fn new(family: Family, counts: &[u32], count_index: u32) -> Self {
+        let all = counts[count_index as usize] as usize;
+        let of_tokens = count_index == RowsOf::Tokens.count_index();
+        let exact = if of_tokens && words::are_for(family) { counts[EXACT] as usize } else { all };
+        Self { all, exact }
+    }
+
+    /// Tiles of the exact rows.
+    pub(crate) const fn tiles(self) -> usize {
+        self.exact.div_ceil(TILE_TOKENS)
+    }
+
+    /// Groups of the other rows.
+    pub(crate) const fn groups(self) -> usize {
+        (self.all - self.exact).div_ceil(words::TOKENS)
+    }
+
+    /// The rows of group `index`.
+    pub(crate) fn group_rows(self, index: usize) -> std::ops::Range<usize> {
+        let start = self.exact + index * words::TOKENS;
+        start..(start + words::TOKENS).min(self.all)
+    }
+
+    /// Where group `index` starts in the panel.
+    pub(crate) const fn group_offset(self, index: usize, columns: usize) -> usize {
+        tile_offset(self.tiles(), columns) + index * words::group_bytes(columns)
+    }
+}
+
 /// Where tile `index` starts in the panel.
 pub(crate) const fn tile_offset(index: usize, columns: usize) -> usize {
     index * TILE_TOKENS * TOKEN_BYTES * (columns / BLOCK)
@@ -50,13 +94,22 @@ pub(crate) const fn tile_bytes(tile: TokenTile, columns: usize) -> usize {
     tile.width * TOKEN_BYTES * (columns / BLOCK)
 }
 
-/// Bytes of a panel of up to `tokens` tokens.
-pub(crate) const fn panel_bytes(tokens: usize, columns: usize) -> usize {
+/// Bytes of the tiles of up to `tokens` tokens.
+pub(crate) const fn tiles_bytes(tokens: usize, columns: usize) -> usize {
     if tokens > TILE_TOKENS {
         tile_offset(tokens.div_ceil(TILE_TOKENS), columns)
     } else {
         tokens.next_power_of_two() * TOKEN_BYTES * (columns / BLOCK)
     }
+}
+
+/// Bytes of a panel of up to `tokens` tokens.
+pub(crate) fn panel_bytes(family: Family, tokens: usize, columns: usize) -> usize {
+    if words::are_for(family) {
+        // Groups of words are smaller than tiles; both regions may end with one that is not full.
+        return tile_offset(tokens.div_ceil(TILE_TOKENS) + 1, columns);
+    }
+    tiles_bytes(tokens, columns)
 }
 
 /// A norm with what it needs of one row: `y = (x - mean) * factor * weight + bias`.
@@ -146,7 +199,7 @@ fn words((scale, sums): (f32, [i32; 2]), (width, t): (usize, usize), to: &mut [u
 
 /// Mean (0 for RMS) and the factor of a row.
 #[inline(always)]
-fn moments(x: &[f32], norm: RowNorm<'_>) -> (f32, f32) {
+pub(crate) fn moments(x: &[f32], norm: RowNorm<'_>) -> (f32, f32) {
     #[expect(clippy::cast_precision_loss, reason = "a row has far fewer than 2^24 numbers")]
     let n = x.len() as f32;
     let mean = if norm.layer { sum(x, |x| x) / n } else { 0.0 };
@@ -171,29 +224,34 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
+pub(crate) mod avx512 {
     use super::{BLOCK, CODE_MAX, RowNorm, TOKEN_BYTES, moments};
     use std::arch::x86_64::*;
 
     /// As [`super::row`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) fn row(x: &[f32], norm: Option<RowNorm<'_>>, width: usize, t: usize, to: &mut [u8]) {
-        let moments = norm.map(|norm| moments(x, norm));
+        let moments = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
         for b in 0..x.len() / BLOCK {
             let at = BLOCK * b;
-            let mut halves = [at, at + 16].map(|at| load(&x[at..]));
-            if let (Some(norm), Some((mean, factor))) = (norm, moments) {
-                let (mean, factor) = (_mm512_set1_ps(mean), _mm512_set1_ps(factor));
-                for (i, x) in halves.iter_mut().enumerate() {
-                    let centred = _mm512_mul_ps(_mm512_sub_ps(*x, mean), factor);
-                    *x = _mm512_mul_ps(centred, load(&norm.weight[at + 16 * i..]));
-                    if let Some(bias) = norm.bias {
-                        *x = _mm512_add_ps(*x, load(&bias[at + 16 * i..]));
-                    }
-                }
-            }
+            let halves = [at, at + 16].map(|at| normalized(&x[at..], norm, moments, at));
             block(halves, (width, t), &mut to[b * width * TOKEN_BYTES..][..width * TOKEN_BYTES]);
         }
+    }
+
+    /// 16 numbers from column `at` on, normalized if there is a norm.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(crate) fn normalized(
+        x: &[f32],
+        norm: Option<RowNorm<'_>>,
+        (mean, factor): (f32, f32),
+        at: usize,
+    ) -> __m512 {
+        let x = load(x);
+        let Some(norm) = norm else { return x };
+        let centred = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_set1_ps(mean)), _mm512_set1_ps(factor));
+        let x = _mm512_mul_ps(centred, load(&norm.weight[at..]));
+        norm.bias.map_or(x, |bias| _mm512_add_ps(x, load(&bias[at..])))
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -355,7 +413,7 @@ mod tests {
         for tokens in 1..70_usize {
             let last = tokens.div_ceil(16) - 1;
             let end = tile_offset(last, 64) + tile_bytes(token_tile(last, tokens), 64);
-            assert!(end <= panel_bytes(tokens, 64), "{tokens}");
+            assert!(end <= tiles_bytes(tokens, 64), "{tokens}");
         }
     }
 

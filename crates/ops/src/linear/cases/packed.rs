@@ -1,6 +1,6 @@
 //! The same products from packed tiles, with every family that has kernels here.
 use super::{EXACT, Feed, HIDDEN, Head, Product, Project, Qkv, linear, norm, of};
-use crate::conformance::{Setup, check, token};
+use crate::conformance::{Setup, Tolerance, check, token};
 use crate::format::Format;
 use crate::linear::pack::packed_bytes;
 use crate::simd::Family;
@@ -55,6 +55,37 @@ fn exact_inputs_give_exact_products() {
                 setup.batch(tokens.div_ceil(2));
                 let name = format!("{family} {format} {rows} x {columns}, {tokens} tokens");
                 check(&name, &setup, &Product { table, linear }, &[EXACT]);
+            }
+        }
+    }
+}
+
+/// Prompts' tokens may be rounded more (see `quantize::words`): a weight to 1.5 / 4094 of its block's largest at most, with a
+/// standard deviation of about 0.5 / 4094 or 3e-4 of the weights' own (the largest of 64 is 2.4 of those, and groups with
+/// small scales lie beside it), an activation to 1e-4.
+const WORDS: Tolerance = Tolerance::Norm(6e-4);
+
+#[test]
+fn prompts_are_close_and_exact_rows_beside_them_stay_exact() {
+    for family in families() {
+        for (seed, format) in (1..).zip(Format::ALL) {
+            for (columns, rows, tokens, bias) in SHAPES {
+                if packed_bytes(family, format, rows.into(), columns as usize).is_none() {
+                    continue;
+                }
+                for exact in [0, 1, 5].into_iter().filter(|exact| *exact < tokens) {
+                    let mut setup = setup(family, seed);
+                    setup.prompts_from = Some(exact);
+                    let table = setup.table(columns);
+                    let linear = linear(&mut setup, format, rows, columns, bias);
+                    setup.batch(tokens);
+                    setup.batch(tokens.div_ceil(2));
+                    let name = format!(
+                        "{family} {format} {rows} x {columns}, {tokens} tokens of which {exact} exact"
+                    );
+                    let forward = Product { table, linear };
+                    check(&name, &setup, &forward, &[WORDS]);
+                }
             }
         }
     }

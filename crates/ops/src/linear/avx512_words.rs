@@ -1,0 +1,224 @@
+//! Products for prompts with AVX-512 VNNI: weights and activations as 16-bit words, two tiles of weights at a time.
+//!
+//! [`super::avx512`] multiplies an activation's two int8 levels with codes of 4 to 8 bits: exact, but each scale of 32 columns
+//! costs a product and a sum beside 16 dot products, and so does each minimum. A prompt meets every weight hundreds of times,
+//! so here two tiles are unpacked once per chunk of tokens into words with one scale per row and 64 columns,
+//! `w = scale * word`, |word| <= 4095, and `vpdpwssd` does as many products per instruction as two levels of bytes do, with
+//! nothing but one conversion and two products beside 32 dot products. That rounds a weight to 1/8190 of its block's largest
+//! and an activation to 1/16382 (see [`crate::quantize::words`]); 4095 * 8191 * 64 stays below 2^31.
+//!
+//! One broadcast of an activation feeds two tiles (32 rows) and each load of weights four tokens: three loads for four dot
+//! products, which the load ports can bear. A block of 64 columns of two unpacked tiles:
+//!
+//! ```text
+//!   32 x { words of a step: tile 0 [64], tile 1 [64] }   scale: 2 x f32 x16
+//! ```
+//!
+//! A step is two columns of 16 rows, in the order that costs unpacking least: of each 4 columns the even ones, then the odd ones
+//! (`quantize::words` has the same order).
+#![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
+use super::avx512::{Codes, each, float, unit_of};
+use super::tiles::{PAIR_BYTES, PromptKernels};
+use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
+use std::arch::x86_64::*;
+
+/// Largest word of a weight before its three roundings.
+const WORD_MAX: f32 = 4094.0;
+/// A vector of each tile.
+const BOTH: usize = 2 * 64;
+/// Steps of a block.
+const STEPS: usize = BLOCK / 2;
+
+pub(super) fn kernels<F: Codes>() -> PromptKernels {
+    PromptKernels { unpack: unpack::<F>, multiply }
+}
+
+/// Unpacks a tile as tile `which` of a pair.
+///
+/// # Safety
+/// The processor has the features; `tile` has `units` units, `to` room for as many columns of a pair, on a boundary of 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn unpack<F: Codes>(tile: *const u8, units: usize, which: usize, to: *mut u8) {
+    let unit_size = const { unit_of::<F>() };
+    let mut to = to.wrapping_add(64 * which);
+    for u in 0..units {
+        let unit = tile.wrapping_add(u * unit_size.bytes);
+        for block in (0..unit_size.columns / 32).step_by(2) {
+            // SAFETY: the caller says how many units there are, and that blocks have room.
+            unsafe { unpack_block::<F>(unit, block, to) };
+            to = to.wrapping_add(PAIR_BYTES);
+        }
+    }
+}
+
+/// Unpacks 64 columns from block `block` of 32 columns on.
+///
+/// # Safety
+/// As for [`unpack`].
+#[inline(always)]
+unsafe fn unpack_block<F: Codes>(unit: *const u8, block: usize, to: *mut u8) {
+    // SAFETY: the caller's; only called from a function with the features.
+    unsafe {
+        let (scales_a, scales_b) = (F::scales(unit, block), F::scales(unit, block + 1));
+        let (offsets_a, offsets_b) =
+            (offsets::<F>(unit, block, scales_a), offsets::<F>(unit, block + 1, scales_b));
+        let largest =
+            _mm512_max_ps(largest::<F>(scales_a, offsets_a), largest::<F>(scales_b, offsets_b));
+        let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(largest, _mm512_setzero_ps());
+        let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WORD_MAX), largest);
+        let scale = _mm512_mul_ps(largest, _mm512_set1_ps(1.0 / WORD_MAX));
+        _mm512_store_ps(to.add(STEPS * BOTH).cast(), scale);
+        half::<F>(F::codes(unit, block), scales_a, offsets_a, inverse, to);
+        let to = to.add(STEPS / 2 * BOTH);
+        half::<F>(F::codes(unit, block + 1), scales_b, offsets_b, inverse, to);
+    }
+}
+
+/// What codes of 0 stand for, per group.
+///
+/// # Safety
+/// As for [`unpack`].
+#[inline(always)]
+unsafe fn offsets<F: Codes>(unit: *const u8, block: usize, scales: [__m512; 2]) -> [__m512; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        match F::BIAS {
+            None => F::mins(unit, block),
+            Some(bias) => {
+                let bias = _mm512_set1_ps(-((1 << bias) as f32));
+                [_mm512_mul_ps(scales[0], bias), _mm512_mul_ps(scales[1], bias)]
+            }
+        }
+    }
+}
+
+/// A bound of the magnitude of 32 columns' weights: codes of 0 and the largest code.
+///
+/// # Safety
+/// Called from functions with the features.
+#[inline(always)]
+unsafe fn largest<F: Codes>(scales: [__m512; 2], offsets: [__m512; 2]) -> __m512 {
+    // SAFETY: register arithmetic only.
+    unsafe {
+        let code = _mm512_set1_ps(((1 << F::BITS) - 1) as f32);
+        let bound = each!([0, 1], |g| {
+            let top = _mm512_abs_ps(_mm512_fmadd_ps(scales[g], code, offsets[g]));
+            _mm512_max_ps(_mm512_abs_ps(offsets[g]), top)
+        });
+        _mm512_max_ps(bound[0], bound[F::GROUPS - 1])
+    }
+}
+
+/// Unpacks 32 columns: `word = code * scale + offset` in fixed point. A code goes to the top of 15 bits, and `vpmulhrsw` takes
+/// the rounded top half of its product with the scale in units of 2^-BITS.
+///
+/// # Safety
+/// `to` has room for 16 steps of a pair; called from functions with the features.
+#[inline(always)]
+unsafe fn half<F: Codes>(
+    codes: [__m512i; 8],
+    scales: [__m512; 2],
+    offsets: [__m512; 2],
+    inverse: __m512,
+    to: *mut u8,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let unit = _mm512_mul_ps(inverse, _mm512_set1_ps((1 << F::BITS) as f32));
+        let scales = each!([0, 1], |g| both_halves(_mm512_mul_ps(scales[g], unit)));
+        let offsets = each!([0, 1], |g| both_halves(_mm512_mul_ps(offsets[g], inverse)));
+        let mask = _mm512_set1_epi16(((1 << F::BITS) - 1) << (15 - F::BITS));
+        for (i, codes) in codes.into_iter().enumerate() {
+            let g = i / 4 % F::GROUPS;
+            let even = _mm512_sll_epi16(codes, _mm_cvtsi32_si128(15 - F::BITS as i32));
+            let odd = match F::BITS {
+                8 => _mm512_srli_epi16::<1>(codes),
+                bits => _mm512_sll_epi16(codes, _mm_cvtsi32_si128(7 - bits as i32)),
+            };
+            for (odd_columns, top) in [even, odd].into_iter().enumerate() {
+                let product = _mm512_mulhrs_epi16(_mm512_and_si512(top, mask), scales[g]);
+                let words = _mm512_add_epi16(product, offsets[g]);
+                let step = 8 * (i / 4) + 4 * odd_columns + i % 4;
+                _mm512_store_si512(to.add(BOTH * step).cast(), words);
+            }
+        }
+    }
+}
+
+/// Rounds to integers below 2^15, each in both halves of its lane.
+///
+/// # Safety
+/// Called from functions with the features.
+#[inline(always)]
+unsafe fn both_halves(x: __m512) -> __m512i {
+    // SAFETY: register arithmetic only.
+    unsafe {
+        let x = _mm512_cvtps_epi32(x);
+        _mm512_mask_blend_epi16(0xaaaa_aaaa, x, _mm512_slli_epi32::<16>(x))
+    }
+}
+
+/// Multiplies two unpacked tiles with groups of four tokens, one after the other: `out` is `(2, 16, 16)`, of which the first
+/// `4 * groups` tokens of each tile are written.
+///
+/// # Safety
+/// The processor has the features; `weights` and each group have `blocks` blocks; `weights` lies on a boundary of 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn multiply(
+    weights: *const u8,
+    blocks: usize,
+    (x, groups): (*const u8, usize),
+    out: *mut f32,
+) {
+    for group in 0..groups {
+        let x = x.wrapping_add(group * blocks * BLOCK_BYTES);
+        let mut total = [[_mm512_setzero_ps(); 2]; TOKENS];
+        for b in 0..blocks {
+            // SAFETY: the caller says how many blocks there are.
+            unsafe {
+                block(weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES), &mut total);
+            }
+        }
+        for (t, total) in total.iter().enumerate() {
+            for (which, total) in total.iter().enumerate() {
+                // SAFETY: `out` has room for 16 tokens of both tiles.
+                unsafe {
+                    _mm512_storeu_ps(out.add(16 * (16 * which + TOKENS * group + t)), *total);
+                };
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As for [`multiply`]: a block of each can be read.
+#[inline(always)]
+unsafe fn block(weights: *const u8, x: *const u8, total: &mut [[__m512; 2]; TOKENS]) {
+    // SAFETY: the caller's; only called from a function with the features.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); 2]; TOKENS];
+        // One step per turn: in a longer run LLVM takes `vpdpwssd` apart into a product and a sum, for their latency.
+        for step in 0..STEPS {
+            let at = weights.add(BOTH * step);
+            let words = [_mm512_load_si512(at.cast()), _mm512_load_si512(at.add(64).cast())];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let two = x.add(4 * (TOKENS * step + t)).cast::<i32>().read_unaligned();
+                let two = _mm512_set1_epi32(two);
+                *sums = [
+                    _mm512_dpwssd_epi32(sums[0], words[0], two),
+                    _mm512_dpwssd_epi32(sums[1], words[1], two),
+                ];
+            }
+        }
+        let at = weights.add(BOTH * STEPS);
+        let scales = [_mm512_load_ps(at.cast()), _mm512_load_ps(at.add(64).cast())];
+        for t in 0..TOKENS {
+            let scale = float(x, 4 * (TOKENS * STEPS + t));
+            for which in 0..2 {
+                let product = _mm512_mul_ps(scales[which], scale);
+                let sum = _mm512_cvtepi32_ps(sums[t][which]);
+                total[t][which] = _mm512_fmadd_ps(sum, product, total[t][which]);
+            }
+        }
+    }
+}
