@@ -7,7 +7,7 @@ use hal::{Info, Program};
 const BY_FAMILY: [(&Program, &[Family]); 5] = [
     (&crate::linear::TILES, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
     (&crate::linear::TILES_OF_ROWS, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
-    (&crate::linear::FLOAT, &[Family::Avx512Vnni]),
+    (&crate::linear::FLOAT, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
     (&crate::quantize::QUANTIZE_PANEL, &[Family::Avx512Vnni, Family::NeonDotprod]),
     (&crate::attend::ATTEND, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
 ];

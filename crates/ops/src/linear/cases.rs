@@ -4,6 +4,7 @@ mod packed;
 use super::is_float;
 use crate::conformance::{FLOAT, Forward, INT16, Setup, Tolerance, check, token};
 use crate::format::Format;
+use crate::simd::Family;
 use crate::{Activation, Hidden, Linear, Norm, NormKind, Ops, Weight};
 
 /// Sums of products of 2048 numbers in f32, of which the result may be a tenth.
@@ -62,21 +63,30 @@ fn exact_inputs_give_exact_products() {
     }
 }
 
-/// Float formats take rows of any length.
+/// Every family multiplies float formats itself: rows of any length, blocks whole and in part, more tokens than a cache holds.
 #[test]
-fn odd_columns() {
-    for (seed, format) in (1..).zip([Format::F32, Format::F16, Format::Bf16]) {
-        for columns in [1, 7, 33] {
-            let mut setup = Setup::new(seed);
-            let table = setup.table(columns);
-            let linear = linear(&mut setup, format, 19, columns, true);
-            setup.batch(3);
-            check(
-                &format!("{format} 19 x {columns}"),
-                &setup,
-                &Product { table, linear },
-                &[FLOAT],
-            );
+fn float_formats_in_every_family() {
+    let shapes = [
+        (1, 19, 3),
+        (7, 5, 1),
+        (33, 18, 2),
+        (64, 17, 7),
+        (100, 6, 5),
+        (576, 21, 4),
+        (2048, 6, 1),
+        (2048, 5, 50),
+    ];
+    for family in Family::ALL.into_iter().filter(|family| family.runs_here()) {
+        for (seed, format) in (1..).zip([Format::F32, Format::F16, Format::Bf16]) {
+            for (columns, rows, tokens) in shapes {
+                let mut setup = Setup::new(seed);
+                setup.packed_for = Some(family);
+                let table = setup.table(columns);
+                let linear = linear(&mut setup, format, rows, columns, true);
+                setup.batch(tokens);
+                let name = format!("{family} {format} {rows} x {columns}, {tokens} tokens");
+                check(&name, &setup, &Product { table, linear }, &[FLOAT]);
+            }
         }
     }
 }

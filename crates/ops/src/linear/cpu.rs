@@ -1,9 +1,7 @@
 //! `linear` on the CPU: each thread unpacks its rows of W once and multiplies them with every row of x.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
-#[cfg(target_arch = "x86_64")]
-use super::avx512_float;
 use super::blocks::{Row, unpack};
-use super::{Args, PARTS, is_float};
+use super::{Args, PARTS, float, is_float};
 use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::{BLOCK, GROUP};
@@ -84,7 +82,7 @@ pub(super) fn integer(launch: &HostLaunch<'_>) {
     finish(launch, &args, &parts, tokens);
 }
 
-pub(super) fn float(launch: &HostLaunch<'_>) {
+pub(super) fn multiply_float(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     let n = args.columns as usize;
     // SAFETY: spans 0 and 1 are only read by this launch.
@@ -92,26 +90,18 @@ pub(super) fn float(launch: &HostLaunch<'_>) {
     let tokens = counts[args.count_index as usize] as usize;
     // SAFETY: scratch belongs to this thread.
     let row = unsafe { launch.scratch::<f32>().part(0..n) };
+    let family = Family::from_code(args.family);
     let parts = parts(launch, &args, 2);
     for part in parts.iter().flatten() {
         assert!(is_float(part.format), "the recorder sends quantized formats to the other program");
         let row_bytes = part.format.row_bytes(n).expect("whole blocks");
         let rows = launch.part(part.rows, GROUP);
-        #[cfg(target_arch = "x86_64")]
-        if Family::from_code(args.family) == Family::Avx512Vnni {
-            let weight = &part.weight[rows.start * row_bytes..rows.end * row_bytes];
-            let operands = avx512_float::Operands { weight, x: &x[..tokens * n], columns: n };
-            avx512_float::multiply(part.format, operands, &mut |(t, r), product| {
-                store(part, &args, (t, rows.start + r), product);
-            });
-            continue;
-        }
-        for r in rows {
-            part.format.dequantize(&part.weight[r * row_bytes..(r + 1) * row_bytes], row);
-            for t in 0..tokens {
-                store(part, &args, (t, r), dot_float(row, &x[t * n..(t + 1) * n]));
-            }
-        }
+        let weight = &part.weight[rows.start * row_bytes..rows.end * row_bytes];
+        let x = &x[..tokens * n];
+        let operands = float::Operands { format: part.format, weight, x, columns: n, row };
+        float::multiply(family, operands, &mut |(t, r), product| {
+            store(part, &args, (t, rows.start + r), product);
+        });
     }
     finish(launch, &args, &parts, tokens);
 }
@@ -167,16 +157,4 @@ fn dot_integer(w: &Row<'_>, x: &QuantizedRow<'_>) -> f32 {
 
 fn dot_group(w: &[i8], x: &[i16]) -> i32 {
     w.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
-}
-
-fn dot_float(w: &[f32], x: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    let ((w, w_rest), (x, x_rest)) = (w.as_chunks::<16>(), x.as_chunks::<16>());
-    for (w, x) in w.iter().zip(x) {
-        for ((lane, w), x) in lanes.iter_mut().zip(w).zip(x) {
-            *lane += w * x;
-        }
-    }
-    let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| w * x).sum();
-    lanes.iter().sum::<f32>() + rest
 }

@@ -11,13 +11,12 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod avx512_float;
-#[cfg(target_arch = "x86_64")]
 mod avx512_words;
 mod blocks;
 #[cfg(test)]
 mod cases;
 mod cpu;
+mod float;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod pack;
@@ -34,7 +33,7 @@ use crate::{Activation, Epilogue, Hidden, Linear, Norm, NormKind};
 /// Spans: counts, codes, scales, sums, then per matrix W and y (written), then the biases that exist, in order.
 pub static INTEGER: hal::Program = hal::Program { name: "linear_int8", host: cpu::integer };
 /// Spans: counts, x, then as [`INTEGER`].
-pub static FLOAT: hal::Program = hal::Program { name: "linear_float", host: cpu::float };
+pub static FLOAT: hal::Program = hal::Program { name: "linear_float", host: cpu::multiply_float };
 
 /// Spans: counts, panel, then as [`INTEGER`].
 pub static TILES: hal::Program = hal::Program { name: "linear_tiles", host: tiles::from_panel };
@@ -48,7 +47,7 @@ const PARTS: usize = 3;
 hal::args! {
     /// Arguments of all programs. `bias_mask` has a bit per matrix; `epilogue` is 0 store, 1 accumulate, 2 + i gate and
     /// 5 + i activate with activation i. `norm` counts the norm's vectors; it, `layer` and `epsilon` are for
-    /// [`TILES_OF_ROWS`] only, `family` for both programs of tiles.
+    /// [`TILES_OF_ROWS`] only.
     pub struct Args {
         pub columns: u32,
         pub count_index: u32,

@@ -5,8 +5,10 @@
 mod math;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+mod vector;
 
 pub(crate) use math::{activate, exp};
+pub(crate) use vector::Vector;
 
 use std::sync::OnceLock;
 
