@@ -25,17 +25,23 @@ pub(crate) fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(EXP_MIN, EXP_MAX);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = multiply_add(x, std::f32::consts::LOG2_E, ROUND);
     let k = shifted - ROUND;
-    let r = (x - k * LN_2_HIGH) - k * LN_2_LOW;
+    let r = multiply_add(k, -LN_2_LOW, multiply_add(k, -LN_2_HIGH, x));
     let mut p = 1.0 / 5040.0;
     for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
-        p = p * r + coefficient;
+        p = multiply_add(p, r, coefficient);
     }
-    let p = p * (r * r) + r + 1.0;
+    let p = multiply_add(p, r * r, r) + 1.0;
     // The low bits of `shifted` hold k, which the clamp keeps between -126 and 127: 2^k is a normal number.
     let k = shifted.to_bits().cast_signed() - ROUND.to_bits().cast_signed();
     p * f32::from_bits(((k + 127) << 23).cast_unsigned())
+}
+
+/// `a * b + c`, in one instruction on architectures whose every processor has it: on others it would become a call.
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
 }
 
 #[inline(always)]
@@ -47,7 +53,7 @@ fn silu(x: f32) -> f32 {
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
     const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
-    let twice = TWO_SQRT_2_OVER_PI * x * (1.0 + 0.044_715 * x * x);
+    let twice = TWO_SQRT_2_OVER_PI * x * multiply_add(0.044_715 * x, x, 1.0);
     x / (1.0 + exp(-twice))
 }
 
