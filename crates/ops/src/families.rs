@@ -4,12 +4,16 @@ use hal::{Info, Program};
 
 /// Kernels written for families of their own; elsewhere they are what the compiler makes of plain Rust, as the
 /// others are everywhere.
+const ALL: &[Family] = &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod, Family::NeonI8mm];
 const BY_FAMILY: [(&Program, &[Family]); 5] = [
-    (&crate::linear::TILES, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
-    (&crate::linear::TILES_OF_ROWS, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
-    (&crate::linear::FLOAT, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
-    (&crate::quantize::QUANTIZE_PANEL, &[Family::Avx512Vnni, Family::NeonDotprod]),
-    (&crate::attend::ATTEND, &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod]),
+    (&crate::linear::TILES, ALL),
+    (&crate::linear::TILES_OF_ROWS, ALL),
+    (&crate::linear::FLOAT, ALL),
+    (
+        &crate::quantize::QUANTIZE_PANEL,
+        &[Family::Avx512Vnni, Family::NeonDotprod, Family::NeonI8mm],
+    ),
+    (&crate::attend::ATTEND, ALL),
 ];
 
 const PORTABLE: [&Program; 14] = [

@@ -113,7 +113,7 @@ fn run(family: Family, work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
             unsafe { avx2(work, tile, scratch) }
         }
         #[cfg(target_arch = "aarch64")]
-        Family::NeonDotprod => attend_tile::<Neon>(work, tile, scratch),
+        Family::NeonDotprod | Family::NeonI8mm => attend_tile::<Neon>(work, tile, scratch),
         _ => attend_tile::<Portable>(work, tile, scratch),
     }
 }

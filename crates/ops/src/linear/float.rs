@@ -34,7 +34,7 @@ pub(super) fn multiply(
             #[cfg(target_arch = "x86_64")]
             Family::Avx2 => all::<Avx2, 4, 2, 4>(operands, emit),
             #[cfg(target_arch = "aarch64")]
-            Family::NeonDotprod => all::<Neon, 4, 4, 8>(operands, emit),
+            Family::NeonDotprod | Family::NeonI8mm => all::<Neon, 4, 4, 8>(operands, emit),
             _ => portable(operands, emit),
         }
     }

@@ -19,6 +19,8 @@ mod cpu;
 mod float;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 pub mod pack;
 pub mod reference;
 mod tiles;

@@ -1,7 +1,9 @@
-//! Products of packed tiles with NEON and its dot product, in quarters: 4 lanes are 4 rows of the tile.
+//! Products of packed tiles with NEON, in quarters: 4 lanes are 4 rows of the tile.
 //!
 //! As in the AVX-512 family, weights of a block of 32 columns are unpacked once for all tokens. Codes multiply as signed bytes,
-//! which all of them fit; `sdot` adds 4 products to each lane while one lane of the activation's register goes to all rows.
+//! which all of them fit; how is the kernel's matter: [`Dotprod`] is here, products of small matrices are in
+//! [`super::neon_i8mm`]. With dot products `sdot` adds 4 products to each lane while one lane of the activation's register goes
+//! to all rows.
 //! Few tokens walk the tile once, with sums for all of its rows; more walk it once a quarter, whose sums fit into registers.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
 use super::pack::{Unit, unit};
@@ -14,37 +16,83 @@ use std::arch::asm;
 
 /// `[f(0), .. f(7)]` or another list of indices: a macro, since a closure would be compiled without the kernel's features.
 macro_rules! each {
-    (|$i:ident| $value:expr) => { each!([0, 1, 2, 3, 4, 5, 6, 7], |$i| $value) };
+    (|$i:ident| $value:expr) => { $crate::linear::neon::each!([0, 1, 2, 3, 4, 5, 6, 7], |$i| $value) };
     ([$($index:expr),*], |$i:ident| $value:expr) => { [$({ let $i = $index; $value }),*] };
 }
+pub(super) use each;
 
 /// The kernels of a format for tiles of 1, 2, 4, 8 and 16 tokens.
-pub(super) fn kernels(format: Format) -> [TileKernel; 5] {
+pub(super) fn kernels<K: Kernel>(format: Format) -> [TileKernel; 5] {
     match format {
-        Format::Q4_0 => of::<Q4_0>(),
-        Format::Q4_1 => of::<Q4_1>(),
-        Format::Q5_0 => of::<Q5_0>(),
-        Format::Q5_1 => of::<Q5_1>(),
-        Format::Q8_0 => of::<Q8_0>(),
-        Format::Q2K => of::<Q2K>(),
-        Format::Q3K => of::<Q3K>(),
-        Format::Q4K => of::<Q4K>(),
-        Format::Q5K => of::<Q5K>(),
-        Format::Q6K => of::<Q6K>(),
-        Format::Iq4Nl => of::<Iq4Nl>(),
-        Format::Iq4Xs => of::<Iq4Xs>(),
-        Format::Mxfp4 => of::<Mxfp4>(),
+        Format::Q4_0 => K::of::<Q4_0>(),
+        Format::Q4_1 => K::of::<Q4_1>(),
+        Format::Q5_0 => K::of::<Q5_0>(),
+        Format::Q5_1 => K::of::<Q5_1>(),
+        Format::Q8_0 => K::of::<Q8_0>(),
+        Format::Q2K => K::of::<Q2K>(),
+        Format::Q3K => K::of::<Q3K>(),
+        Format::Q4K => K::of::<Q4K>(),
+        Format::Q5K => K::of::<Q5K>(),
+        Format::Q6K => K::of::<Q6K>(),
+        Format::Iq4Nl => K::of::<Iq4Nl>(),
+        Format::Iq4Xs => K::of::<Iq4Xs>(),
+        Format::Mxfp4 => K::of::<Mxfp4>(),
         Format::F32 | Format::F16 | Format::Bf16 => unreachable!("float formats are not packed"),
     }
 }
 
-fn of<F: Codes>() -> [TileKernel; 5] {
-    [product::<F, 1>, product::<F, 2>, product::<F, 4>, product::<F, 8>, product::<F, 16>]
+/// How codes are multiplied.
+pub(super) trait Kernel {
+    /// For tiles of 1, 2, 4, 8 and 16 tokens.
+    fn of<F: Codes>() -> [TileKernel; 5];
+
+    /// Whether a bias is subtracted from the 8 registers of codes rather than from the sums of each token.
+    fn subtracts(tokens: usize) -> bool;
+
+    /// Adds the products of T tokens with one block.
+    ///
+    /// # Safety
+    /// Called from functions with the features; `x` is a block of the panel.
+    unsafe fn tokens<F: Codes, const T: usize>(
+        w: &Weights,
+        x: *const u8,
+        total: &mut [float32x4_t; T],
+    );
+}
+
+/// Dot products of 4 bytes.
+pub(super) struct Dotprod;
+
+impl Kernel for Dotprod {
+    fn of<F: Codes>() -> [TileKernel; 5] {
+        [product::<F, 1>, product::<F, 2>, product::<F, 4>, product::<F, 8>, product::<F, 16>]
+    }
+
+    /// Where 8 instructions are less than 2 for each token.
+    #[inline(always)]
+    fn subtracts(tokens: usize) -> bool {
+        tokens > 4
+    }
+
+    #[inline(always)]
+    unsafe fn tokens<F: Codes, const T: usize>(
+        w: &Weights,
+        x: *const u8,
+        total: &mut [float32x4_t; T],
+    ) {
+        macro_rules! tokens {
+            ($($t:literal)*) => { $(if $t < T {
+                // SAFETY: the caller's.
+                total[$t % T] = unsafe { token::<F, T>(w, x, $t, total[$t % T]) };
+            })* };
+        }
+        tokens!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    }
 }
 
 /// A place in a unit, as one quarter of its rows sees it.
 #[derive(Clone, Copy)]
-struct At {
+pub(super) struct At {
     pointer: *const u8,
     quarter: usize,
 }
@@ -63,7 +111,7 @@ impl At {
 }
 
 /// Reads a format's unit. `block` counts blocks of 32 columns within the unit.
-trait Codes {
+pub(super) trait Codes {
     const FORMAT: Format;
     /// Groups with a scale of their own in 32 columns.
     const GROUPS: usize = 1;
@@ -83,24 +131,39 @@ trait Codes {
     }
 }
 
-/// Adds up one tile of weights and one tile of tokens: `out` is `(T, 16)`.
+/// See [`tile`].
 ///
 /// # Safety
 /// The processor has the features; `tile` has `units` units, `panel` is a tile of T tokens with as many columns.
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn product<F: Codes, const T: usize>(
-    tile: *const u8,
+    weights: *const u8,
     units: usize,
+    panel: *const u8,
+    out: *mut f32,
+) {
+    // SAFETY: the caller's.
+    unsafe { tile::<Dotprod, F, T>((weights, units), panel, out) }
+}
+
+/// Adds up one tile of weights and one tile of tokens: `out` is `(T, 16)`.
+///
+/// # Safety
+/// Called from functions with the features; the tile has as many units as it says, `panel` is a tile of T tokens with as many
+/// columns.
+#[inline(always)]
+pub(super) unsafe fn tile<K: Kernel, F: Codes, const T: usize>(
+    weights: (*const u8, usize),
     panel: *const u8,
     out: *mut f32,
 ) {
     // SAFETY: the caller's.
     unsafe {
         if T <= 4 {
-            quarters::<F, T, 4>(0, (tile, units), panel, out);
+            quarters::<K, F, T, 4>(0, weights, panel, out);
         } else {
             for quarter in 0..4 {
-                quarters::<F, T, 1>(quarter, (tile, units), panel, out);
+                quarters::<K, F, T, 1>(quarter, weights, panel, out);
             }
         }
     }
@@ -109,9 +172,9 @@ unsafe fn product<F: Codes, const T: usize>(
 /// Adds up Q quarters of the rows.
 ///
 /// # Safety
-/// As for [`product`]; `first + Q <= 4`.
+/// As for [`tile`]; `first + Q <= 4`.
 #[inline(always)]
-unsafe fn quarters<F: Codes, const T: usize, const Q: usize>(
+unsafe fn quarters<K: Kernel, F: Codes, const T: usize, const Q: usize>(
     first: usize,
     (tile, units): (*const u8, usize),
     panel: *const u8,
@@ -129,7 +192,7 @@ unsafe fn quarters<F: Codes, const T: usize, const Q: usize>(
                 ($($q:literal)*) => { $(if $q < Q {
                     let unit = At { quarter: first + $q, ..unit };
                     // SAFETY: the caller says how many units there are.
-                    unsafe { block_of::<F, T>(unit, block, x, &mut total[$q % Q]) };
+                    unsafe { block_of::<K, F, T>(unit, block, x, &mut total[$q % Q]) };
                 })* };
             }
             quarters!(0 1 2 3);
@@ -147,9 +210,9 @@ unsafe fn quarters<F: Codes, const T: usize, const Q: usize>(
 /// Adds up one block of 32 columns.
 ///
 /// # Safety
-/// As for [`product`]: `unit` is a whole unit, `x` a whole block of the panel.
+/// As for [`tile`]: `unit` is a whole unit, `x` a whole block of the panel.
 #[inline(always)]
-unsafe fn block_of<F: Codes, const T: usize>(
+unsafe fn block_of<K: Kernel, F: Codes, const T: usize>(
     unit: At,
     block: usize,
     x: *const u8,
@@ -162,16 +225,11 @@ unsafe fn block_of<F: Codes, const T: usize>(
             scales: F::scales(unit, block),
             mins: F::mins(unit, block),
         };
-        if let (Some(shift), true) = (F::BIAS, subtracts(T)) {
+        if let (Some(shift), true) = (F::BIAS, K::subtracts(T)) {
             let bias = vdupq_n_s8(1 << shift);
             weights.codes = each!(|i| vsubq_s8(weights.codes[i], bias));
         }
-        macro_rules! tokens {
-            ($($t:literal)*) => { $(if $t < T {
-                total[$t % T] = token::<F, T>(&weights, x, $t, total[$t % T]);
-            })* };
-        }
-        tokens!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        K::tokens::<F, T>(&weights, x, total);
     }
 }
 
@@ -179,13 +237,9 @@ const fn unit_of<F: Codes>() -> Unit {
     unit(F::FORMAT).expect("packed formats have units")
 }
 
-/// Whether the bias is subtracted from the 8 registers of codes, which costs less than 2 instructions for each token.
-const fn subtracts(tokens: usize) -> bool {
-    tokens > 4
-}
-
-struct Weights {
-    codes: [int8x16_t; 8],
+/// One block of one quarter.
+pub(super) struct Weights {
+    pub(super) codes: [int8x16_t; 8],
     scales: [float32x4_t; 2],
     mins: [float32x4_t; 2],
 }
@@ -193,7 +247,7 @@ struct Weights {
 /// Adds token `t`'s products with one block.
 ///
 /// # Safety
-/// As for [`product`]; `x` is a block of the panel.
+/// As for [`tile`]; `x` is a block of the panel.
 #[inline(always)]
 unsafe fn token<F: Codes, const T: usize>(
     w: &Weights,
@@ -204,26 +258,49 @@ unsafe fn token<F: Codes, const T: usize>(
     // SAFETY: all reads lie in one block of T tokens, t < T; only called from functions with the features.
     unsafe {
         let (high, low, words) = (x.add(32 * t), x.add(32 * (T + t)), x.add(64 * T));
-        let (scale, zero) = (float(words, 4 * t), vdupq_n_s32(0));
-        if F::GROUPS == 1 {
+        let zero = vdupq_n_s32(0);
+        let sums = if F::GROUPS == 1 {
             let start = bias::<F, T>(words, 4 * (2 * T + t));
             let start = next_level(start, dot::<F, 0>(w, high, dot::<F, 4>(w, high, zero)));
-            let sum = vcvtq_f32_s32(dot::<F, 0>(w, low, dot::<F, 4>(w, low, start)));
-            let total = vfmaq_f32(total, sum, vmulq_f32(w.scales[0], scale));
+            [dot::<F, 0>(w, low, dot::<F, 4>(w, low, start)), zero]
+        } else {
+            let at = 4 * (3 * T + 2 * t);
+            let a = next_level(bias::<F, T>(words, at), dot::<F, 0>(w, high, zero));
+            let b = next_level(bias::<F, T>(words, at + 4), dot::<F, 4>(w, high, zero));
+            [dot::<F, 0>(w, low, a), dot::<F, 4>(w, low, b)]
+        };
+        scaled::<F, T>(w, words, t, sums, total)
+    }
+}
+
+/// Adds token `t`'s sums of products of codes, one for each group, with their scales and minimums.
+///
+/// # Safety
+/// `words` follow the codes of a block of the panel, `t < T`; called from functions with the features.
+#[inline(always)]
+pub(super) unsafe fn scaled<F: Codes, const T: usize>(
+    w: &Weights,
+    words: *const u8,
+    t: usize,
+    sums: [int32x4_t; 2],
+    total: float32x4_t,
+) -> float32x4_t {
+    // SAFETY: the caller's.
+    unsafe {
+        let scale = float(words, 4 * t);
+        let [a, b] = [vcvtq_f32_s32(sums[0]), vcvtq_f32_s32(sums[1])];
+        if F::GROUPS == 1 {
+            let total = vfmaq_f32(total, a, vmulq_f32(w.scales[0], scale));
             if F::MINS {
                 return vfmaq_f32(total, w.mins[0], float(words, 4 * (T + t)));
             }
             return total;
         }
-        let (first, second) = (4 * (3 * T + 2 * t), 4 * (3 * T + 2 * t) + 4);
-        let a = next_level(bias::<F, T>(words, first), dot::<F, 0>(w, high, zero));
-        let b = next_level(bias::<F, T>(words, second), dot::<F, 4>(w, high, zero));
-        let a = vcvtq_f32_s32(dot::<F, 0>(w, low, a));
-        let b = vcvtq_f32_s32(dot::<F, 4>(w, low, b));
         let mut sum = vfmaq_f32(vmulq_f32(a, w.scales[0]), b, w.scales[1]);
         if F::MINS {
-            sum = vfmsq_f32(sum, w.mins[0], vcvtq_f32_s32(word(words, first)));
-            sum = vfmsq_f32(sum, w.mins[1], vcvtq_f32_s32(word(words, second)));
+            let at = 4 * (3 * T + 2 * t);
+            sum = vfmsq_f32(sum, w.mins[0], vcvtq_f32_s32(word(words, at)));
+            sum = vfmsq_f32(sum, w.mins[1], vcvtq_f32_s32(word(words, at + 4)));
         }
         vfmaq_f32(total, sum, scale)
     }
@@ -268,7 +345,7 @@ unsafe fn bias<F: Codes, const T: usize>(x: *const u8, at: usize) -> int32x4_t {
     // SAFETY: the caller's.
     unsafe {
         match F::BIAS {
-            Some(shift) if !subtracts(T) => vshlq_s32(word(x, at), vdupq_n_s32(shift)),
+            Some(shift) if !Dotprod::subtracts(T) => vshlq_s32(word(x, at), vdupq_n_s32(shift)),
             _ => vdupq_n_s32(0),
         }
     }

@@ -45,7 +45,9 @@ fn kernels(family: Family, format: Format) -> ([TileKernel; 5], Option<PromptKer
         #[cfg(target_arch = "x86_64")]
         Family::Avx2 => (super::avx2::kernels(format), None),
         #[cfg(target_arch = "aarch64")]
-        Family::NeonDotprod => (super::neon::kernels(format), None),
+        Family::NeonDotprod => (super::neon::kernels::<super::neon::Dotprod>(format), None),
+        #[cfg(target_arch = "aarch64")]
+        Family::NeonI8mm => (super::neon::kernels::<super::neon_i8mm::I8mm>(format), None),
         _ => panic!("{family} has no kernels for packed {format}: the recorder asks first"),
     }
 }

@@ -14,6 +14,8 @@
 //!
 //! Where the family's kernels for prompts read [`words`], only tokens that continue an answer go in tiles; groups of the
 //! prompts' tokens follow.
+//!
+//! For [`Family::NeonI8mm`] tokens lie in pairs where there are more than one: 8 codes of one, 8 of the other, their next 8.
 #![cfg_attr(
     any(target_arch = "x86_64", target_arch = "aarch64"),
     expect(unsafe_code, reason = "a CPU kernel")
@@ -144,7 +146,9 @@ pub(crate) fn quantize_tile(
             // SAFETY: the family was found on this processor.
             Family::Avx512Vnni => unsafe { avx512::row(x, norm, tile.width, t, to) },
             #[cfg(target_arch = "aarch64")]
-            Family::NeonDotprod => neon::row(x, norm, (tile.width, t), to),
+            Family::NeonDotprod | Family::NeonI8mm => {
+                neon::row(x, norm, (tile.width, t), family == Family::NeonI8mm, to);
+            }
             _ => row(x, norm, (tile.width, t), to),
         }
     }
@@ -318,8 +322,11 @@ mod neon {
         x: &[f32],
         norm: Option<RowNorm<'_>>,
         (width, t): (usize, usize),
+        in_pairs: bool,
         to: &mut [u8],
     ) {
+        let (start, step) =
+            if in_pairs && width > 1 { (64 * (t / 2) + 8 * (t % 2), 16) } else { (BLOCK * t, 8) };
         let moments = norm.map(|norm| moments(x, norm));
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(to.chunks_exact_mut(width * TOKEN_BYTES));
         for (b, (x, to)) in blocks.enumerate() {
@@ -333,7 +340,7 @@ mod neon {
                     x = added(x, part(bias));
                 }
             }
-            block(x, (width, t), to);
+            block(x, (width, t), (start, step), to);
         }
     }
 
@@ -373,8 +380,9 @@ mod neon {
         })
     }
 
+    /// Codes lie from `start` on, 8 every `step`, in each level.
     #[inline(always)]
-    fn block(x: Block, (width, t): (usize, usize), to: &mut [u8]) {
+    fn block(x: Block, (width, t): (usize, usize), (start, step): (usize, usize), to: &mut [u8]) {
         // SAFETY: register arithmetic only.
         let max = unsafe {
             // The larger number, also beside a NaN.
@@ -386,7 +394,7 @@ mod neon {
         assert!(to.len() >= width * TOKEN_BYTES && t < width, "one block");
         let (high, low) = to[..2 * BLOCK * width].split_at_mut(BLOCK * width);
         for (i, codes) in codes.into_iter().enumerate() {
-            let at = BLOCK * t + 8 * i;
+            let at = start + step * i;
             let (high, low) = (&mut high[at..at + 8], &mut low[at..at + 8]);
             // SAFETY: 8 bytes each; the shift rounds, which makes up for a low level below 0.
             unsafe {
@@ -417,6 +425,17 @@ mod tests {
         }
     }
 
+    /// Puts the codes of tokens, which lie in pairs in a tile of 4, one after the other.
+    fn part_pairs(panel: &mut [u8]) {
+        for block in panel.chunks_exact_mut(4 * TOKEN_BYTES) {
+            for pair in block[..2 * 4 * BLOCK].as_chunks_mut::<64>().0 {
+                for (i, code) in (*pair).into_iter().enumerate() {
+                    pair[32 * (i / 8 % 2) + 8 * (i / 16) + i % 8] = code;
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_family_quantizes_as_the_definition_does() {
         let mut random = Random::new(3);
@@ -434,6 +453,9 @@ mod tests {
             let mut found = expected.clone();
             quantize_tile(Family::Portable, &x, norm, tile, &mut expected);
             quantize_tile(family, &x, norm, tile, &mut found);
+            if family == Family::NeonI8mm {
+                part_pairs(&mut found);
+            }
             if norm.is_none() {
                 assert_eq!(found, expected, "{family}");
                 continue;

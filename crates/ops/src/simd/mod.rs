@@ -23,11 +23,14 @@ pub enum Family {
     Avx512Vnni,
     /// NEON with dot products of 4 bytes.
     NeonDotprod,
+    /// The same, and products of matrices of 2 x 8 bytes.
+    NeonI8mm,
 }
 
 impl Family {
     /// Every family, in the order of the enum.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::NeonDotprod];
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::NeonDotprod, Self::NeonI8mm];
 
     /// The best family that this processor runs.
     #[must_use]
@@ -53,6 +56,7 @@ impl Family {
                 &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"]
             }
             Self::NeonDotprod => &["neon", "dotprod"],
+            Self::NeonI8mm => &["neon", "dotprod", "i8mm"],
         }
     }
 
@@ -67,7 +71,7 @@ impl Family {
         match self {
             Self::Portable => true,
             Self::Avx2 | Self::Avx512Vnni => cfg!(target_arch = "x86_64"),
-            Self::NeonDotprod => cfg!(target_arch = "aarch64"),
+            Self::NeonDotprod | Self::NeonI8mm => cfg!(target_arch = "aarch64"),
         }
     }
 
@@ -85,6 +89,7 @@ impl Family {
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512-vnni",
             Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -154,6 +159,7 @@ mod tests {
         let zen4 = ["f16c", "fma", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512vnni"];
         assert_eq!(Family::of(&zen4), Family::Avx512Vnni);
         assert_eq!(Family::of(&["neon", "dotprod"]), Family::NeonDotprod);
+        assert_eq!(Family::of(&["neon", "dotprod", "i8mm"]), Family::NeonI8mm);
         assert_eq!(Family::of(&["neon", "fp16"]), Family::Portable);
     }
 
