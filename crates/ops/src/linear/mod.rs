@@ -24,6 +24,8 @@ mod neon_i8mm;
 pub mod pack;
 pub mod reference;
 mod tiles;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod units;
 
 pub use tiles::FUSED_TOKENS;
 

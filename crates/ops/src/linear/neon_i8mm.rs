@@ -5,26 +5,30 @@
 //! hold tokens in pairs (see [`crate::quantize::panel`]), so they are read as they lie. Sums of both pairs of rows are
 //! transposed back into a vector for each token, and what follows is as with dot products. One token takes those.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
-use super::neon::{Codes, Dotprod, Kernel, Weights, each, scaled, tile};
+use super::neon::{Dotprod, Kernel, Weights, scaled, tile};
 use super::tiles::TileKernel;
+use super::units::{Packed, PerFormat, each, groups};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 pub(super) struct I8mm;
 
-impl Kernel for I8mm {
-    fn of<F: Codes>() -> [TileKernel; 5] {
+impl PerFormat for I8mm {
+    type Of = [TileKernel; 5];
+    fn of<F: Packed>() -> Self::Of {
         let [one, ..] = Dotprod::of::<F>();
         [one, product::<F, 2>, product::<F, 4>, product::<F, 8>, product::<F, 16>]
     }
+}
 
+impl Kernel for I8mm {
     #[inline(always)]
     fn subtracts(_tokens: usize) -> bool {
         true
     }
 
     #[inline(always)]
-    unsafe fn tokens<F: Codes, const T: usize>(
+    unsafe fn tokens<F: Packed, const T: usize>(
         w: &Weights,
         x: *const u8,
         total: &mut [float32x4_t; T],
@@ -54,7 +58,7 @@ impl Kernel for I8mm {
 /// # Safety
 /// The processor has the features; `weights` has `units` units, `panel` is a tile of T tokens with as many columns.
 #[target_feature(enable = "neon,i8mm")]
-unsafe fn product<F: Codes, const T: usize>(
+unsafe fn product<F: Packed, const T: usize>(
     weights: *const u8,
     units: usize,
     panel: *const u8,
@@ -70,7 +74,7 @@ type Rows = [int8x16_t; 2];
 /// # Safety
 /// Called from functions with the features; T tokens can be read from `x`.
 #[inline(always)]
-unsafe fn pair<F: Codes, const T: usize>(
+unsafe fn pair<F: Packed, const T: usize>(
     rows: &[Rows; 4],
     x: *const u8,
     p: usize,
@@ -78,7 +82,7 @@ unsafe fn pair<F: Codes, const T: usize>(
     // SAFETY: the caller's.
     unsafe {
         let levels = [x.add(64 * p), x.add(32 * T + 64 * p)];
-        if F::GROUPS == 1 {
+        if groups(F::FORMAT) == 1 {
             let [a, b] = dot(rows, levels);
             return [[a; 2], [b; 2]];
         }

@@ -43,11 +43,11 @@ fn kernels(family: Family, format: Format) -> ([TileKernel; 5], Option<PromptKer
             (kernels, Some(prompt))
         }
         #[cfg(target_arch = "x86_64")]
-        Family::Avx2 => (super::avx2::kernels(format), None),
+        Family::Avx2 => (super::units::of_format::<super::avx2::Avx2>(format), None),
         #[cfg(target_arch = "aarch64")]
-        Family::NeonDotprod => (super::neon::kernels::<super::neon::Dotprod>(format), None),
+        Family::NeonDotprod => (super::units::of_format::<super::neon::Dotprod>(format), None),
         #[cfg(target_arch = "aarch64")]
-        Family::NeonI8mm => (super::neon::kernels::<super::neon_i8mm::I8mm>(format), None),
+        Family::NeonI8mm => (super::units::of_format::<super::neon_i8mm::I8mm>(format), None),
         _ => panic!("{family} has no kernels for packed {format}: the recorder asks first"),
     }
 }
