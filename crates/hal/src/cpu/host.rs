@@ -1,4 +1,6 @@
 //! How a CPU kernel sees its launch.
+use super::pieces::Cursor;
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// A kernel: called on every thread of the pool at the same time, each with its own thread number.
@@ -17,6 +19,12 @@ pub struct HostLaunch<'a> {
     pub(crate) spans: &'a [HostSpan],
     pub(crate) constants: &'a [u8],
     pub(crate) scratch: HostSpan,
+    /// One for each thread, see [`HostLaunch::pieces`].
+    pub(crate) cursors: &'a [Cursor],
+    /// The launch's place among those of its submit, from 0.
+    pub(crate) index: usize,
+    /// Rounds of pieces that this thread has begun in this launch.
+    pub(crate) rounds: Cell<u8>,
     /// This thread's number, from 0.
     pub thread: usize,
     /// How many threads run this launch.
@@ -79,6 +87,13 @@ impl HostLaunch<'_> {
             length: checked_length::<T>(self.scratch),
             life: PhantomData,
         }
+    }
+
+    /// The number of a new round of pieces: the same on every thread, never 0, and larger in later launches.
+    pub(crate) fn next_round(&self) -> u32 {
+        let round = self.rounds.get();
+        self.rounds.set(round.checked_add(1).expect("few rounds of pieces in a launch"));
+        u32::try_from((self.index + 1) << 8 | usize::from(round)).expect("few launches in a submit")
     }
 
     /// This thread's part of `items`, in multiples of `unit` items: contiguous, so that each thread streams its own memory.

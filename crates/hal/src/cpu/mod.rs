@@ -3,6 +3,7 @@ mod host;
 mod info;
 mod measure;
 mod memory;
+mod pieces;
 mod pool;
 
 pub use host::{Host, HostLaunch, Plain, Shared};
@@ -14,7 +15,9 @@ use crate::{Buffer, Command, Commands, Device, Error, Executed, Fence, Handle, I
 use crate::{Memory, Prepared, Program, Result, Slots, Span, Timing};
 use host::HostSpan;
 use memory::HostMemory;
+use pieces::Cursor;
 use pool::{Barrier, Pool};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -36,6 +39,8 @@ pub struct Cpu {
 #[derive(Debug)]
 struct State {
     pool: Pool,
+    /// One for each thread of the pool.
+    cursors: Vec<Cursor>,
     buffers: Slots<HostMemory>,
     kernels: Slots<KernelState>,
     prepared: Slots<Steps>,
@@ -110,6 +115,7 @@ impl Cpu {
         let owner = next_owner();
         let state = State {
             pool,
+            cursors: (0..threads).map(|_| Cursor::default()).collect(),
             buffers: Slots::new("buffer", owner),
             kernels: Slots::new("kernel", owner),
             prepared: Slots::new("prepared", owner),
@@ -281,7 +287,7 @@ impl Device for Cpu {
             state.buffers.get(buffer.0)?;
         }
         let mut clock = Clock { kernels: &mut state.kernels, timing };
-        if run(&state.pool, steps, &mut clock).is_err() {
+        if run((&state.pool, &state.cursors), steps, &mut clock).is_err() {
             state.lost = true;
             return Err(lost("a kernel panicked; see the message above"));
         }
@@ -318,17 +324,18 @@ impl Clock<'_> {
 
 /// Every thread walks the whole list; a barrier keeps them together where the hazards ask for it.
 fn run(
-    pool: &Pool,
+    (pool, cursors): (&Pool, &[Cursor]),
     steps: &Steps,
     clock: &mut Clock<'_>,
 ) -> std::result::Result<(), pool::Panicked> {
     let barrier = Barrier::default();
+    cursors.iter().for_each(Cursor::reset);
     let failed = AtomicBool::new(false);
     let threads = pool.threads();
     let timed = clock.timing == Timing::PerKernel;
     let clock = Mutex::new(clock);
     let result = pool.run(&|thread| {
-        for step in &steps.list {
+        for (index, step) in steps.list.iter().enumerate() {
             // A timed step is fenced on both sides, so that a kernel is charged with its slowest thread.
             if step.barrier || timed {
                 barrier.wait(threads);
@@ -336,7 +343,7 @@ fn run(
             let since = (timed && thread == 0).then(Instant::now);
             if !failed.load(Ordering::Relaxed) {
                 // Caught here and not in the pool, since the others wait for this thread at the next barrier.
-                let act = std::panic::AssertUnwindSafe(|| act(steps, step, thread, threads));
+                let act = std::panic::AssertUnwindSafe(|| act(steps, index, thread, cursors));
                 if std::panic::catch_unwind(act).is_err() {
                     failed.store(true, Ordering::Relaxed);
                 }
@@ -353,8 +360,8 @@ fn run(
 }
 
 #[expect(unsafe_code, reason = "copies between checked spans")]
-fn act(steps: &Steps, step: &Step, thread: usize, threads: usize) {
-    match &step.action {
+fn act(steps: &Steps, index: usize, thread: usize, cursors: &[Cursor]) {
+    match &steps.list[index].action {
         Action::Launch { host, spans, constants, .. } => {
             let offset = thread * steps.scratch_bytes;
             let scratch = HostSpan {
@@ -365,8 +372,11 @@ fn act(steps: &Steps, step: &Step, thread: usize, threads: usize) {
                 spans: &steps.spans[spans.clone()],
                 constants: &steps.constants[constants.clone()],
                 scratch,
+                cursors,
+                index,
+                rounds: Cell::new(0),
                 thread,
-                threads,
+                threads: cursors.len(),
             });
         }
         Action::Copy { source, target } if thread == 0 => {

@@ -18,13 +18,15 @@ fn add(launch: &HostLaunch<'_>) {
 }
 
 fn launch(kernel: Kernel, spans: &[Span]) -> Commands {
-    let mut commands = Commands { spans: spans.to_vec(), ..Commands::default() };
-    push(&mut commands, kernel, spans.len());
+    let mut commands = Commands::default();
+    push(&mut commands, kernel, spans, 0b10);
     commands
 }
 
-fn push(commands: &mut Commands, kernel: Kernel, spans: usize) {
-    let spans = 0..u32::try_from(spans).unwrap();
+fn push(commands: &mut Commands, kernel: Kernel, spans: &[Span], writes: u32) {
+    let first = u32::try_from(commands.spans.len()).unwrap();
+    commands.spans.extend_from_slice(spans);
+    let spans = first..u32::try_from(commands.spans.len()).unwrap();
     let grid = [1, 1, 1];
     commands.list.push(Command::Launch(Launch {
         kernel,
@@ -32,7 +34,7 @@ fn push(commands: &mut Commands, kernel: Kernel, spans: usize) {
         block: grid,
         scratch_bytes: 0,
         spans,
-        writes: 0b10,
+        writes,
         constants: 0..0,
     }));
 }
@@ -66,7 +68,7 @@ fn dependent_launches_run_in_order_on_every_thread_count() {
         let (x, y) = (filled(&cpu, &[1; 1000]), filled(&cpu, &[0; 1000]));
         let mut commands = launch(kernel, &[x, y]);
         commands.list.push(Command::Copy { source: y, target: x });
-        push(&mut commands, kernel, 2);
+        push(&mut commands, kernel, &[x, y], 0b10);
         let prepared = prepare(&cpu, &commands).unwrap();
         for _ in 0..5 {
             cpu.wait(cpu.submit(prepared, Timing::Off).unwrap()).unwrap();
@@ -139,5 +141,54 @@ fn a_panicking_kernel_loses_the_device_and_not_the_process() {
     let prepared = prepare(&cpu, &launch(cpu.load(&PANIC).unwrap(), &[x, y])).unwrap();
     for _ in 0..2 {
         assert!(matches!(cpu.submit(prepared, Timing::Off), Err(Error::Lost { .. })));
+    }
+}
+
+/// `y[i] = 3 * y[i] + x[i]` in pieces, twice in one launch: an item left out or done twice shows for good.
+static PIECES: Program = Program { name: "test_pieces", host: pieces };
+
+#[expect(unsafe_code, reason = "a kernel")]
+fn pieces(launch: &HostLaunch<'_>) {
+    // SAFETY: span 0 is only read.
+    let x = unsafe { launch.slice::<u32>(0) };
+    for unit in [1, 16] {
+        launch.pieces(x.len(), unit, |piece| {
+            assert!(piece.start.is_multiple_of(unit));
+            // SAFETY: no item is in two pieces of one round, and each round has a span of its own.
+            let y =
+                unsafe { launch.shared::<u32>(if unit == 1 { 1 } else { 2 }).part(piece.clone()) };
+            for (y, x) in y.iter_mut().zip(&x[piece]) {
+                *y = y.wrapping_mul(3).wrapping_add(*x);
+            }
+        });
+    }
+}
+
+#[test]
+fn pieces_cover_every_item_once_under_any_number_of_threads() {
+    for threads in 1..=8 {
+        let cpu = Cpu::open(CpuOptions { threads: Some(threads) }).unwrap();
+        let kernel = cpu.load(&PIECES).unwrap();
+        for items in [1, 7, 333] {
+            let [x, y, z, v, w] = [1, 0, 0, 0, 0].map(|word| filled(&cpu, &vec![word; items]));
+            // The first two need no barrier between them; the third needs one after both.
+            let mut commands = Commands::default();
+            for spans in [[x, y, z], [x, v, w], [v, y, z]] {
+                push(&mut commands, kernel, &spans, 0b110);
+            }
+            let prepared = prepare(&cpu, &commands).unwrap();
+            let rounds = 20;
+            let (mut direct, mut indirect) = (0_u32, 0_u32);
+            for _ in 0..rounds {
+                cpu.submit(prepared, Timing::Off).unwrap();
+                direct = direct.wrapping_mul(3).wrapping_add(1);
+                indirect = indirect.wrapping_mul(3).wrapping_add(1);
+                indirect = indirect.wrapping_mul(3).wrapping_add(direct);
+            }
+            assert_eq!(words(&cpu, w), vec![direct; items]);
+            for span in [y, z] {
+                assert_eq!(words(&cpu, span), vec![indirect; items], "{threads} threads");
+            }
+        }
     }
 }
