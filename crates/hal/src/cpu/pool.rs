@@ -1,17 +1,57 @@
 //! A persistent pool of threads for steps that last microseconds: spin, then park.
 //!
 //! The thread that calls [`Pool::run`] is thread 0 of the work, so that a step costs no hand-over to another thread.
-//! Between two pieces of a step, threads meet at a [`Barrier`], which only spins.
+//! Between two pieces of a step, threads meet at a [`Barrier`].
+//!
+//! Who waits first spins, since what it waits for is microseconds away when every thread has a core. Then it sleeps: where
+//! other programs run, the thread that is waited for may not be running, and the system moves it to the core that a sleeper
+//! leaves idle at once, but not to one that spins or yields.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, Thread};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 
-/// How often a worker looks for new work before it parks: about 100 us, longer than the gap between two decode steps.
-const SPINS_BEFORE_PARK: u32 = 20_000;
-/// How often a barrier looks before it yields its time slice: about 5 us, longer than threads are apart when each has a core of
-/// its own. Where other programs run, the thread that is waited for may need this very core.
-const SPINS_BEFORE_YIELD: u32 = 200;
+/// How often a worker looks for new work before it sleeps: some 0.1 to 1 ms, longer than the gap between two decode steps.
+const SPINS_BETWEEN_RUNS: u32 = 20_000;
+/// How often a thread looks at a barrier before it sleeps: about 5 us, longer than threads are apart when each has a core of its
+/// own. It never yields: to a busy program on the same core that gives a whole time slice, milliseconds.
+const SPINS_AT_BARRIER: u32 = 200;
+
+/// Where threads sleep until something has changed.
+#[derive(Debug, Default)]
+struct Bell {
+    sleepers: AtomicU32,
+    lock: Mutex<()>,
+    rung: Condvar,
+}
+
+impl Bell {
+    /// Returns when `changed` does not say false any more. It must look at an atomic with [`Ordering::SeqCst`].
+    fn wait(&self, spins: u32, changed: impl Fn() -> bool) {
+        for _ in 0..spins {
+            if changed() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut lock = self.lock.lock().expect("no panic holds this lock");
+        // SeqCst pairs with `ring`: either we see the change, or it sees a sleeper.
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while !changed() {
+            lock = self.rung.wait(lock).expect("no panic holds this lock");
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Wakes the sleepers. Call it after a change that was made with [`Ordering::SeqCst`].
+    fn ring(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            // A sleeper that has not seen the change holds the lock until it listens.
+            drop(self.lock.lock().expect("no panic holds this lock"));
+            self.rung.notify_all();
+        }
+    }
+}
 
 /// A pointer to the work of one `run`, valid until every worker has reported its end.
 #[derive(Clone, Copy)]
@@ -29,13 +69,14 @@ struct Shared {
     stop: AtomicBool,
     panicked: AtomicBool,
     work: Mutex<Option<Work>>,
+    begun: Bell,
+    ended: Bell,
 }
 
 /// Threads that stay, see the module.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    unparks: Vec<(Thread, Arc<AtomicBool>)>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -57,20 +98,18 @@ impl Pool {
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             work: Mutex::new(None),
+            begun: Bell::default(),
+            ended: Bell::default(),
         });
-        let mut workers = Vec::new();
-        let mut unparks = Vec::new();
+        // Made first, so that the workers end when one of them cannot be started.
+        let mut pool = Self { shared, workers: Vec::new() };
         for index in 1..threads {
-            let parked = Arc::new(AtomicBool::new(false));
-            let (shared, flag) = (Arc::clone(&shared), Arc::clone(&parked));
+            let shared = Arc::clone(&pool.shared);
             let name = format!("russet-cpu-{index}");
-            let worker = std::thread::Builder::new()
-                .name(name)
-                .spawn(move || worker(index, &shared, &flag))?;
-            unparks.push((worker.thread().clone(), parked));
-            workers.push(worker);
+            let thread = std::thread::Builder::new().name(name);
+            pool.workers.push(thread.spawn(move || worker(index, &shared))?);
         }
-        Ok(Self { shared, workers, unparks })
+        Ok(pool)
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -86,10 +125,8 @@ impl Pool {
             self.hand_out(work, count);
         }
         let ours = catch_unwind(AssertUnwindSafe(|| work(0)));
-        let mut spins = 0;
-        while self.shared.busy.load(Ordering::Acquire) > 0 {
-            spin(&mut spins);
-        }
+        let ended = || self.shared.busy.load(Ordering::SeqCst) == 0;
+        self.shared.ended.wait(SPINS_AT_BARRIER, ended);
         let theirs = self.shared.panicked.swap(false, Ordering::Relaxed);
         if ours.is_err() || theirs { Err(Panicked) } else { Ok(()) }
     }
@@ -101,13 +138,8 @@ impl Pool {
         let work: *const (dyn Fn(usize) + Sync + 'static) = unsafe { std::mem::transmute(work) };
         *self.shared.work.lock().expect("no panic holds this lock") = Some(Work(work));
         self.shared.busy.store(count, Ordering::Relaxed);
-        // SeqCst pairs with the worker's: either it sees the new round, or we see that it is about to park.
         self.shared.round.fetch_add(1, Ordering::SeqCst);
-        for (thread, parked) in &self.unparks {
-            if parked.load(Ordering::SeqCst) {
-                thread.unpark();
-            }
-        }
+        self.shared.begun.ring();
     }
 }
 
@@ -115,9 +147,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.round.fetch_add(1, Ordering::SeqCst);
-        for (thread, _) in &self.unparks {
-            thread.unpark();
-        }
+        self.shared.begun.ring();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its work, so join can only fail with nothing left to report.
             drop(worker.join());
@@ -125,10 +155,12 @@ impl Drop for Pool {
     }
 }
 
-fn worker(index: usize, shared: &Shared, parked: &AtomicBool) {
+fn worker(index: usize, shared: &Shared) {
     let mut seen = 0;
     loop {
-        seen = next_round(seen, shared, parked);
+        let begun = || shared.round.load(Ordering::SeqCst) != seen;
+        shared.begun.wait(SPINS_BETWEEN_RUNS, begun);
+        seen += 1;
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
@@ -139,43 +171,18 @@ fn worker(index: usize, shared: &Shared, parked: &AtomicBool) {
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             shared.panicked.store(true, Ordering::Relaxed);
         }
-        shared.busy.fetch_sub(1, Ordering::Release);
-    }
-}
-
-fn next_round(seen: u64, shared: &Shared, parked: &AtomicBool) -> u64 {
-    for _ in 0..SPINS_BEFORE_PARK {
-        let round = shared.round.load(Ordering::Acquire);
-        if round != seen {
-            return round;
+        if shared.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
+            shared.ended.ring();
         }
-        std::hint::spin_loop();
-    }
-    parked.store(true, Ordering::SeqCst);
-    loop {
-        let round = shared.round.load(Ordering::SeqCst);
-        if round != seen {
-            parked.store(false, Ordering::SeqCst);
-            return round;
-        }
-        std::thread::park();
     }
 }
 
-fn spin(count: &mut u32) {
-    *count += 1;
-    if *count > SPINS_BEFORE_YIELD {
-        std::thread::yield_now();
-    } else {
-        std::hint::spin_loop();
-    }
-}
-
-/// Where the threads of one step meet. Central counter with a generation; it only spins.
+/// Where the threads of one step meet. Central counter with a generation.
 #[derive(Debug, Default)]
 pub(crate) struct Barrier {
     arrived: AtomicU32,
     generation: AtomicU32,
+    opened: Bell,
 }
 
 impl Barrier {
@@ -188,13 +195,12 @@ impl Barrier {
         let last = u32::try_from(threads - 1).expect("few threads");
         if self.arrived.fetch_add(1, Ordering::AcqRel) == last {
             self.arrived.store(0, Ordering::Relaxed);
-            self.generation.store(generation.wrapping_add(1), Ordering::Release);
+            self.generation.store(generation.wrapping_add(1), Ordering::SeqCst);
+            self.opened.ring();
             return;
         }
-        let mut spins = 0;
-        while self.generation.load(Ordering::Acquire) == generation {
-            spin(&mut spins);
-        }
+        let opened = || self.generation.load(Ordering::SeqCst) != generation;
+        self.opened.wait(SPINS_AT_BARRIER, opened);
     }
 }
 
@@ -244,8 +250,7 @@ mod tests {
     #[test]
     fn a_parked_worker_wakes_up() {
         let pool = Pool::new(2).unwrap();
-        let parked = &pool.unparks[0].1;
-        while !parked.load(Ordering::SeqCst) {
+        while pool.shared.begun.sleepers.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
         assert!(pool.run(&|_| ()).is_ok());
