@@ -47,6 +47,8 @@ pub struct Info {
     pub unified: bool,
     /// Threads that work at the same time (CPU), or 0.
     pub threads: u32,
+    /// What decided the number of threads, for people.
+    pub threads_why: &'static str,
     /// Lanes of one SIMD group (GPU) or f32 lanes of one vector register (CPU).
     pub simd_width: u32,
     pub matrix_units: MatrixUnits,
@@ -64,6 +66,7 @@ impl Info {
             memory_bytes: 0,
             unified: true,
             threads: 0,
+            threads_why: "",
             simd_width: 1,
             matrix_units: MatrixUnits::None,
             features: Vec::new(),

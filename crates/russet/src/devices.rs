@@ -72,6 +72,7 @@ pub(crate) fn json_of(row: &Row) -> Value {
         "memory_bytes": info.map(|info| info.memory_bytes),
         "unified_memory": info.map(|info| info.unified),
         "threads": info.map(|info| info.threads),
+        "threads_why": info.map(|info| info.threads_why),
         "simd_lanes": info.map(|info| info.simd_width),
         "matrix_units": info.map(|info| matrix_units(info.matrix_units)),
         "features": info.map(|info| &info.features),

@@ -91,6 +91,7 @@ fn processor(info: &Info) -> Value {
     json!({
         "name": info.name,
         "threads": info.threads,
+        "threads_why": info.threads_why,
         "threads_online": first_line("/sys/devices/system/cpu/online"),
         "cgroup_limit": cgroup(&["cpu.max", "cpu/cpu.cfs_quota_us"]).unwrap_or_else(unlimited),
         "simd_lanes": info.simd_width,

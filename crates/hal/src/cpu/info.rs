@@ -1,11 +1,14 @@
 //! What this processor is and can do.
+use super::cgroup::memory_limit;
+use super::threads::{self, Threads};
 use crate::{Info, Kind, MatrixUnits};
 
 /// Describes the CPU; `threads` as the device was opened, or what it would use.
 #[must_use]
 pub fn info(threads: Option<usize>) -> Info {
     let features = features();
-    let threads = threads.unwrap_or_else(default_threads);
+    let asked = threads.map(|count| Threads { count, why: "asked for" });
+    let threads = asked.unwrap_or_else(threads::chosen);
     let has = |name: &str| features.contains(&name);
     let simd_width = if has("avx512f") {
         16
@@ -25,18 +28,13 @@ pub fn info(threads: Option<usize>) -> Info {
     Info {
         name: name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         memory_bytes: memory_bytes().unwrap_or(0),
-        threads: u32::try_from(threads).unwrap_or(u32::MAX),
+        threads: u32::try_from(threads.count).unwrap_or(u32::MAX),
+        threads_why: threads.why,
         simd_width,
         matrix_units,
         features,
         ..Info::new(Kind::Cpu)
     }
-}
-
-/// Threads the operating system lets this process use: honours affinity masks and cgroup limits.
-#[must_use]
-pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -81,20 +79,24 @@ fn name() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Memory of the machine or of the cgroup, whichever is less.
+/// Memory of the machine or of the control group, whichever is less.
 fn memory_bytes() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let machine = field_kib(&meminfo, "MemTotal:")? * 1024;
-    let cgroup = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = cgroup.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
-    Some(machine.min(limit))
+    Some(control_group().map_or(machine, |limit| limit.bytes.min(machine)))
 }
 
-/// Memory that can be taken without swapping, in bytes. None where the system does not tell.
+/// Memory that this process can take without swapping, and that its control group still allows, in bytes. None where the
+/// system does not tell.
 #[must_use]
 pub fn memory_bytes_free() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    field_kib(&meminfo, "MemAvailable:").map(|kib| kib * 1024)
+    let machine = field_kib(&meminfo, "MemAvailable:")? * 1024;
+    Some(control_group().map_or(machine, |limit| limit.bytes_free.min(machine)))
+}
+
+fn control_group() -> Option<super::cgroup::MemoryLimit> {
+    memory_limit(|path| std::fs::read_to_string(path).ok())
 }
 
 fn field_kib(text: &str, field: &str) -> Option<u64> {

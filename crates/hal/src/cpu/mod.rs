@@ -1,14 +1,18 @@
 //! The CPU as a device: programs are Rust functions, run on a persistent pool of threads.
+mod apple;
+mod cgroup;
 mod host;
 mod info;
 mod measure;
 mod memory;
 mod pieces;
 mod pool;
+mod threads;
 
 pub use host::{Host, HostLaunch, Plain, Shared};
-pub use info::{default_threads, info, memory_bytes_free};
+pub use info::{info, memory_bytes_free};
 pub use measure::{int8_ops_per_second, read_bytes_per_second};
+pub use threads::default_threads;
 
 use crate::slots::next_owner;
 use crate::{Buffer, Command, Commands, Device, Error, Executed, Fence, Handle, Info, Kernel};
@@ -25,7 +29,7 @@ use std::time::Instant;
 /// How to open the CPU.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuOptions {
-    /// Threads, or as many as the system allows this process.
+    /// Threads, or as many as [`default_threads`].
     pub threads: Option<usize>,
 }
 
@@ -107,7 +111,8 @@ impl Cpu {
     /// # Errors
     /// [`Error::Unavailable`] when threads cannot be started.
     pub fn open(options: CpuOptions) -> Result<Self> {
-        let threads = options.threads.unwrap_or_else(default_threads).max(1);
+        let info = info(options.threads.map(|threads| threads.max(1)));
+        let threads = info.threads as usize;
         let pool = Pool::new(threads).map_err(|error| Error::Unavailable {
             device: "cpu".to_owned(),
             reason: format!("cannot start {threads} threads: {error}"),
@@ -121,7 +126,7 @@ impl Cpu {
             prepared: Slots::new("prepared", owner),
             lost: false,
         };
-        Ok(Self { info: info(Some(threads)), state: Mutex::new(state) })
+        Ok(Self { info, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

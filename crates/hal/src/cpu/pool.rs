@@ -156,6 +156,7 @@ impl Drop for Pool {
 }
 
 fn worker(index: usize, shared: &Shared) {
+    super::apple::prefer_performance_cores();
     let mut seen = 0;
     loop {
         let begun = || shared.round.load(Ordering::SeqCst) != seen;
