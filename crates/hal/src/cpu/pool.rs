@@ -43,13 +43,15 @@ impl Bell {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Wakes the sleepers. Call it after a change that was made with [`Ordering::SeqCst`].
-    fn ring(&self) {
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+    /// Wakes the sleepers, and says whether there were any. Call it after a change that was made with [`Ordering::SeqCst`].
+    fn ring(&self) -> bool {
+        let asleep = self.sleepers.load(Ordering::SeqCst) > 0;
+        if asleep {
             // A sleeper that has not seen the change holds the lock until it listens.
             drop(self.lock.lock().expect("no panic holds this lock"));
             self.rung.notify_all();
         }
+        asleep
     }
 }
 
@@ -157,10 +159,10 @@ impl Drop for Pool {
 
 fn worker(index: usize, shared: &Shared) {
     super::apple::prefer_performance_cores();
-    let mut seen = 0;
+    let (mut seen, mut spins) = (0, SPINS_BETWEEN_RUNS);
     loop {
         let begun = || shared.round.load(Ordering::SeqCst) != seen;
-        shared.begun.wait(SPINS_BETWEEN_RUNS, begun);
+        shared.begun.wait(spins, begun);
         seen += 1;
         if shared.stop.load(Ordering::SeqCst) {
             return;
@@ -172,9 +174,9 @@ fn worker(index: usize, shared: &Shared) {
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             shared.panicked.store(true, Ordering::Relaxed);
         }
-        if shared.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
-            shared.ended.ring();
-        }
+        let last = shared.busy.fetch_sub(1, Ordering::SeqCst) == 1;
+        // Whom we have just woken may be waiting for this very core: it would wait until we have spun.
+        spins = if last && shared.ended.ring() { 0 } else { SPINS_BETWEEN_RUNS };
     }
 }
 
