@@ -28,6 +28,9 @@ pub(crate) const EXACT: usize = 3;
 /// Words of one row's sampling parameters, see [`crate::sample`].
 pub(crate) const SAMPLER_WORDS: u32 = 8;
 
+/// Threads share so many tiles of attention at most; a step writes them all.
+const COUNTERS: u32 = 128;
+
 /// The arrays in the buffer, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Array {
@@ -39,10 +42,12 @@ enum Array {
     Rows,
     Samplers,
     Tables,
+    /// Zeros, which kernels count in.
+    Counters,
     Seen,
 }
 
-const ARRAYS: [Array; 8] = [
+const ARRAYS: [Array; 9] = [
     Array::Counts,
     Array::Tokens,
     Array::Positions,
@@ -50,6 +55,7 @@ const ARRAYS: [Array; 8] = [
     Array::Rows,
     Array::Samplers,
     Array::Tables,
+    Array::Counters,
     Array::Seen,
 ];
 
@@ -61,6 +67,7 @@ impl Limits {
             Array::Rows => self.rows,
             Array::Samplers => self.rows * SAMPLER_WORDS,
             Array::Tables => self.sequences * self.blocks,
+            Array::Counters => COUNTERS,
             Array::Seen => self.sequences * self.seen_words(),
         }
     }
@@ -135,6 +142,11 @@ impl Inputs {
     #[must_use]
     pub fn tables(&self) -> Span {
         self.span(Array::Tables)
+    }
+    /// Words that are 0 when a launch begins and when it ends.
+    #[must_use]
+    pub fn counters(&self) -> Span {
+        self.span(Array::Counters)
     }
     /// Sets of seen tokens, `(sequences, seen_words)`.
     #[must_use]

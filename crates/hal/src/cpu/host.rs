@@ -2,6 +2,7 @@
 use super::pieces::Cursor;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicU32;
 
 /// A kernel: called on every thread of the pool at the same time, each with its own thread number.
 pub type Host = fn(&HostLaunch<'_>);
@@ -109,6 +110,17 @@ impl HostLaunch<'_> {
 fn checked_length<T>(span: HostSpan) -> usize {
     assert!(span.pointer.cast::<T>().is_aligned(), "span is not aligned for its element");
     span.bytes / size_of::<T>()
+}
+
+impl<'a> Shared<'a, u32> {
+    /// A word that several threads change at the same time; it is part of no slice meanwhile. Panics past the end.
+    #[expect(unsafe_code, reason = "an atomic in a span")]
+    #[must_use]
+    pub fn atomic(&self, index: usize) -> &'a AtomicU32 {
+        assert!(index < self.length, "the word lies in its span");
+        // SAFETY: in bounds as asserted, aligned as the span is; other slices of a word would have needed their own promise.
+        unsafe { AtomicU32::from_ptr(self.pointer.add(index)) }
+    }
 }
 
 /// A span that several threads write at the same time, each in its own part.

@@ -1,6 +1,8 @@
 //! Cases of `write_kv`, `attend` and `rope_kv`: several sequences in shuffled blocks, chunked prompts, then single tokens.
-use crate::conformance::{FLOAT, Forward, Setup, Tolerance, check, token};
+use crate::conformance::{FLOAT, Forward, Setup, Tolerance, check, subjects, token};
+use crate::simd::Family;
 use crate::{Attention, Cache, Heads, Norm, NormKind, Ops, Pairing, Rope, Weight};
+use std::collections::BTreeMap;
 
 /// The reference keeps K and V in f32, so these cases give it numbers that F16 holds exactly: what is left is f32 rounding
 /// of scores of a few units.
@@ -73,7 +75,7 @@ const HEADS: [[u32; 3]; 6] =
 
 #[test]
 fn sequences_in_blocks() {
-    for (seed, heads) in (1..).zip(HEADS) {
+    for (seed, (family, heads)) in (1..).zip(families().flat_map(|f| HEADS.map(|h| (f, h)))) {
         let windows = [
             (None, 16),
             (None, 48),
@@ -85,10 +87,74 @@ fn sequences_in_blocks() {
         for (window, block_tokens) in windows {
             let mut setup = Setup::new(seed);
             setup.block_tokens = block_tokens;
+            setup.packed_for = Some(family);
             let forward = forward(&mut setup, heads, window);
             steps(&mut setup);
-            let name = format!("attend {heads:?}, window {window:?}, blocks of {block_tokens}");
+            let name =
+                format!("{family} attend {heads:?}, window {window:?}, blocks of {block_tokens}");
             check(&name, &setup, &forward, EXACT);
+        }
+    }
+}
+
+fn families() -> impl Iterator<Item = Family> {
+    Family::ALL.into_iter().filter(|family| family.runs_here())
+}
+
+/// By output, sequence and position.
+type Rows = BTreeMap<(usize, u32, u32), Vec<f32>>;
+
+fn rows(setup: &Setup, forward: &Attend, device: &dyn hal::Device) -> Rows {
+    let ran = setup.run(device, |to| forward.forward(to));
+    let mut rows = Rows::new();
+    for (tokens, ran) in setup.steps().iter().zip(ran) {
+        for (output, numbers) in ran.outputs.iter().enumerate() {
+            for (token, row) in tokens.iter().zip(numbers.chunks(numbers.len() / tokens.len())) {
+                rows.insert((output, token.sequence, token.position), row.to_vec());
+            }
+        }
+    }
+    rows
+}
+
+/// Steps of few tokens over several chunks, whose tiles threads share, against the reference; then the same tokens in other steps
+/// and with other threads, bit for bit.
+#[test]
+fn bits_depend_on_neither_threads_nor_batch() {
+    let cases =
+        [([9, 3, 64], None), ([4, 1, 32], Some(300)), ([40, 1, 16], None), ([7, 1, 20], None)];
+    for (seed, (family, (heads, window))) in
+        (1..).zip(families().flat_map(|family| cases.map(|case| (family, case))))
+    {
+        let name = format!("{family}, {heads:?}, window {window:?}");
+        let with = |steps: &dyn Fn(&mut Setup)| {
+            let mut setup = Setup::new(seed);
+            setup.packed_for = Some(family);
+            let forward = forward(&mut setup, heads, window);
+            steps(&mut setup);
+            (setup, forward)
+        };
+        let id = |position: u32| position * 7 % 40;
+        let tokens = |sequence, range: std::ops::Range<u32>| {
+            range.map(move |p| token(id(p + sequence), p, sequence, true))
+        };
+        let (apart, forward) = with(&|setup| {
+            (0..540).step_by(30).for_each(|p| setup.step(tokens(0, p..p + 30).collect()));
+            setup.step(tokens(0, 540..541).collect());
+            setup.step(tokens(0, 541..543).chain(tokens(1, 0..2)).collect());
+        });
+        check(&name, &apart, &forward, EXACT);
+        let (together, _) = with(&|setup| {
+            setup.step(tokens(1, 0..2).chain(tokens(0, 0..270)).collect());
+            setup.step(tokens(0, 270..543).collect());
+        });
+        let mut devices = subjects().into_iter().filter(|subject| subject.executes);
+        let first = devices.next().expect("a device");
+        let expected = rows(&apart, &forward, &*first.device);
+        assert!(rows(&together, &forward, &*first.device) == expected, "{name}: larger steps");
+        for other in devices {
+            let bits = rows(&apart, &forward, &*other.device);
+            assert!(bits == expected, "{name}: {} and {}", first.name, other.name);
         }
     }
 }

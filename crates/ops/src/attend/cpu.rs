@@ -1,20 +1,26 @@
 //! `attend` on the CPU.
 //!
-//! A tile is a few consecutive tokens of one sequence and the query heads that share one KV head: its rows read each KV
-//! block once. Lanes run along positions for the scores (K lies transposed in its block) and along the head for the values.
+//! A tile is a few consecutive tokens of one sequence and the query heads that share one KV head: its rows read each chunk of the
+//! cache once. Lanes run along positions for the scores (K lies transposed in its block) and along the head for the values.
+//!
+//! Chunks begin at fixed positions. Each is summed under its own largest score and then folded into what came before, in the order of
+//! positions, whether one thread walks them all or several take them (Flash-Decoding, Dao et al. 2023) and the last one done folds:
+//! the bits of a result depend neither on the threads nor on the rest of the batch.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint heads of shared spans")]
 #[cfg(target_arch = "aarch64")]
 use super::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Portable};
-use super::{Args, TILE_ROWS};
-use crate::simd::{Family, exp};
+use super::part::{Chunk, GROUPS, Halves, Part, State, Stored, folded};
+use super::{Args, CHUNK, TILE_ROWS, chunks_max, padded, partial_row};
+use crate::simd::Family;
 use hal::cpu::{HostLaunch, Shared};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
-/// Rows whose accumulators fit into registers together.
-const ROWS: usize = 8;
+/// Rows of a tile, at most.
+const ROWS: usize = TILE_ROWS as usize;
 
 /// What a launch works on.
 struct Work<'a> {
@@ -23,9 +29,13 @@ struct Work<'a> {
     sequences: &'a [u32],
     tables: &'a [u32],
     q: &'a [f32],
-    k: &'a [u16],
-    v: &'a [u16],
+    k: &'a [u8],
+    v: &'a [u8],
     y: Shared<'a, f32>,
+    /// How many pieces of work were claimed, then how many chunks of each tile that is shared are done.
+    counters: Shared<'a, u32>,
+    /// Of each row and chunk, see [`Work::partial`]. Empty where tiles are never shared.
+    partials: Shared<'a, f32>,
 }
 
 /// Consecutive tokens of one sequence, and some of the query heads of one KV head.
@@ -35,390 +45,307 @@ struct Tile {
     kv_head: usize,
     /// Of the whole launch.
     heads: Range<usize>,
+    /// Positions that any of the tokens sees.
+    sees: Range<usize>,
+    chunks: Range<usize>,
+}
+
+/// How a step's rows are dealt out.
+#[derive(Clone, Copy)]
+struct Deal {
+    tile_rows: usize,
+    /// Whether several threads may take chunks of one tile.
+    shared: bool,
 }
 
 pub(super) fn attend(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     let family = Family::from_code(args.family);
-    // SAFETY: all spans but the last are only read by this launch.
+    // SAFETY: of all spans only y, counters and partials are written by this launch.
     let (counts, positions, sequences) =
         unsafe { (launch.slice::<u32>(0), launch.slice::<u32>(1), launch.slice::<u32>(2)) };
     // SAFETY: as above.
     let (tables, q) = unsafe { (launch.slice::<u32>(3), launch.slice::<f32>(4)) };
     // SAFETY: as above.
-    let (k, v) = unsafe { (launch.slice::<u16>(5), launch.slice::<u16>(6)) };
-    let work = Work { args, positions, sequences, tables, q, k, v, y: launch.shared::<f32>(7) };
+    let (k, v) = unsafe { (launch.slice::<u8>(5), launch.slice::<u8>(6)) };
+    let (y, counters, partials) = (launch.shared(7), launch.shared(8), launch.shared(9));
+    let work = Work { args, positions, sequences, tables, q, k, v, y, counters, partials };
     let scratch = launch.scratch::<f32>();
     // SAFETY: scratch belongs to this thread.
     let scratch = unsafe { scratch.part(0..scratch.len()) };
     let tokens = counts[0] as usize;
-    let mut number = 0;
-    let mut first = 0;
-    while first < tokens {
-        let end = work.tile_end(first, tokens);
-        for kv_head in 0..work.args.kv_heads as usize {
-            for heads in work.head_parts(tokens, kv_head, launch.threads) {
-                // Later tokens see more: dealing tiles out in turn keeps the threads even.
-                if number % launch.threads == launch.thread {
-                    let tile = Tile { tokens: first..end, kv_head, heads };
-                    run(family, &work, &tile, scratch);
-                }
-                number += 1;
-            }
+    let deal = Deal::new(&work, tokens, launch.threads);
+    let claims = work.counters.atomic(0);
+    let mut claimed = claims.fetch_add(1, Ordering::Relaxed) as usize;
+    let mut pieces = 0;
+    for (number, tile) in work.tiles(tokens, deal.tile_rows).enumerate() {
+        let chunks = if deal.shared { tile.chunks.len() } else { 1 };
+        while claimed < pieces + chunks {
+            let piece = (chunks > 1).then_some((claimed - pieces, number));
+            run(family, &work, &tile, piece, scratch);
+            claimed = claims.fetch_add(1, Ordering::Relaxed) as usize;
         }
-        first = end;
+        pieces += chunks;
+    }
+    // Each thread claims one piece too many; the last of them leaves 0 for the next launch.
+    if claimed == pieces + launch.threads - 1 {
+        claims.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Deal {
+    /// Enough pieces to keep all threads busy to the end: small tiles, or else shared ones.
+    fn new(work: &Work<'_>, tokens: usize, threads: usize) -> Self {
+        let busy = |rows: &usize| threads == 1 || work.tiles(tokens, *rows).count() >= 4 * threads;
+        if let Some(tile_rows) = [ROWS, ROWS / 2, ROWS / 4].into_iter().find(busy) {
+            return Self { tile_rows, shared: false };
+        }
+        let counted = work.tiles(tokens, ROWS).count() < work.counters.len();
+        let shared = counted && !work.partials.is_empty();
+        Self { tile_rows: if shared { ROWS } else { ROWS / 4 }, shared }
     }
 }
 
 impl Work<'_> {
-    fn group(&self) -> usize {
-        (self.args.heads / self.args.kv_heads) as usize
+    /// All tiles of the step, of at most `rows` rows each.
+    fn tiles(&self, tokens: usize, rows: usize) -> impl Iterator<Item = Tile> {
+        let group = (self.args.heads / self.args.kv_heads) as usize;
+        let parts = group.div_ceil(ROWS);
+        let mut first = 0;
+        let runs = std::iter::from_fn(move || {
+            let start = first;
+            let same = |t: &usize| self.sequences[*t] == self.sequences[start];
+            let most = tokens.min(start + (rows / group).max(1));
+            first += (start..most).take_while(same).count();
+            (start < first).then_some(start..first)
+        });
+        runs.flat_map(move |tokens| {
+            let sees = tokens.clone().map(|t| self.sees(t));
+            let (first, end) = sees.fold((usize::MAX, 0), |(first, end), sees| {
+                (first.min(sees.start), end.max(sees.end))
+            });
+            let (sees, chunks) = (first..end, first / CHUNK..end.div_ceil(CHUNK));
+            (0..self.args.kv_heads as usize * parts).map(move |i| {
+                let (kv_head, part) = (i / parts, i % parts);
+                let head = |part| kv_head * group + part * group / parts;
+                let heads = head(part)..head(part + 1);
+                let (tokens, sees, chunks) = (tokens.clone(), sees.clone(), chunks.clone());
+                Tile { tokens, kv_head, heads, sees, chunks }
+            })
+        })
     }
 
-    /// The tile's tokens stay in one sequence and within the rows that scratch has room for.
-    fn tile_end(&self, first: usize, tokens: usize) -> usize {
-        let most = (TILE_ROWS as usize / self.group()).max(1);
-        let same = |t: &usize| self.sequences[*t] == self.sequences[first];
-        first + (first..tokens.min(first + most)).take_while(same).count()
+    /// Positions that a token sees.
+    fn sees(&self, token: usize) -> Range<usize> {
+        let end = self.positions[token] as usize + 1;
+        end.saturating_sub(self.args.window as usize)..end
     }
 
-    /// The heads of a KV head, in one part, or in several when there would be too few tiles for all threads.
-    fn head_parts(
-        &self,
-        tokens: usize,
-        kv_head: usize,
-        threads: usize,
-    ) -> impl Iterator<Item = Range<usize>> {
-        let group = self.group();
-        let tiles =
-            tokens.div_ceil((TILE_ROWS as usize / group).max(1)) * self.args.kv_heads as usize;
-        let splits = (1..=group)
-            .find(|s| group.is_multiple_of(*s) && tiles * s >= 2 * threads)
-            .unwrap_or(group);
-        let (size, start) = (group / splits, kv_head * group);
-        (0..splits).map(move |part| start + part * size..start + (part + 1) * size)
+    /// A chunk of the tile's sequence. Only groups that the tile sees are looked up.
+    fn chunk(&self, tile: &Tile, chunk: usize) -> Chunk<'_> {
+        let (head_dim, block_tokens) =
+            (self.args.head_dim as usize, self.args.block_tokens as usize);
+        let table = self.sequences[tile.tokens.start] as usize * self.args.blocks as usize;
+        let bytes = 2 * block_tokens * head_dim;
+        let mut groups = [(0, 0); GROUPS];
+        for (i, group) in groups.iter_mut().enumerate() {
+            let position = chunk * CHUNK + 16 * i;
+            if position + 16 > tile.sees.start && position < tile.sees.end {
+                let block = self.tables[table + position / block_tokens] as usize;
+                let record = (block * self.args.kv_heads as usize + tile.kv_head) * bytes;
+                assert!(record + bytes <= self.k.len().min(self.v.len()), "a block of the cache");
+                *group = (record, position % block_tokens);
+            }
+        }
+        Chunk { k: self.k, v: self.v, start: chunk * CHUNK, head_dim, block_tokens, groups }
+    }
+
+    /// Where a chunk's results of a tile lie: for each row its sums of values, its largest score and its total.
+    fn partial(&self, tile: &Tile, chunk: usize) -> Range<usize> {
+        let row = partial_row(self.args.head_dim) as usize;
+        let rows_before =
+            tile.tokens.start * self.args.heads as usize + tile.tokens.len() * tile.heads.start;
+        let chunks = chunks_max(self.args.blocks, self.args.block_tokens) as usize;
+        let first = rows_before * chunks + (chunk - tile.chunks.start) * tile.rows();
+        first * row..(first + tile.rows()) * row
+    }
+
+    /// Stores a tile's result: sums of values over totals of weights.
+    fn finish(&self, tile: &Tile, y: &[f32], totals: &[f32; ROWS]) {
+        let n = self.args.head_dim as usize;
+        for (row, (y, total)) in y.chunks_exact(padded(n)).zip(totals).take(tile.rows()).enumerate()
+        {
+            let (t, head) = tile.row(row);
+            let at = (t * self.args.heads as usize + head) * n;
+            // SAFETY: each tile has its own tokens and heads, and one thread finishes it.
+            let to = unsafe { self.y.part(at..at + n) };
+            to.iter_mut().zip(y).for_each(|(to, y)| *to = y / total);
+        }
     }
 }
 
-fn run(family: Family, work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
+impl Tile {
+    fn rows(&self) -> usize {
+        self.tokens.len() * self.heads.len()
+    }
+
+    /// Token and head of a row.
+    fn row(&self, row: usize) -> (usize, usize) {
+        let heads = self.heads.len();
+        (self.tokens.start + row / heads, self.heads.start + row % heads)
+    }
+}
+
+/// `piece`: of a tile that several threads share, a chunk (counted from its first) and the tile's number.
+type Piece = Option<(usize, usize)>;
+
+fn run(family: Family, work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
     match family {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => {
             // SAFETY: a family is only chosen where the processor has its instructions.
-            unsafe { avx512(work, tile, scratch) }
+            unsafe { avx512(work, tile, piece, scratch) }
         }
         #[cfg(target_arch = "x86_64")]
         Family::Avx2 => {
             // SAFETY: as above.
-            unsafe { avx2(work, tile, scratch) }
+            unsafe { avx2(work, tile, piece, scratch) }
         }
         #[cfg(target_arch = "aarch64")]
-        Family::NeonDotprod | Family::NeonI8mm => attend_tile::<Neon>(work, tile, scratch),
-        _ => attend_tile::<Portable>(work, tile, scratch),
+        Family::NeonDotprod | Family::NeonI8mm => attend_tile::<Neon>(work, tile, piece, scratch),
+        _ => attend_tile::<Portable>(work, tile, piece, scratch),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-fn avx512(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
-    attend_tile::<Avx512>(work, tile, scratch);
+fn avx512(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
+    attend_tile::<Avx512>(work, tile, piece, scratch);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn avx2(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
-    attend_tile::<Avx2>(work, tile, scratch);
-}
-
-/// One row of a tile: a token's head.
-#[derive(Clone, Copy)]
-struct RowState {
-    max: f32,
-    total: f32,
-    /// Positions it sees.
-    first: usize,
-    end: usize,
+fn avx2(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
+    attend_tile::<Avx2>(work, tile, piece, scratch);
 }
 
 #[inline(always)]
-fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, scratch: &mut [f32]) {
-    let (n, block_tokens) = (work.args.head_dim as usize, work.args.block_tokens as usize);
-    let rows = tile.tokens.len() * tile.heads.len();
-    let (q, rest) = scratch.split_at_mut(TILE_ROWS as usize * n);
-    let (y, weights) = rest.split_at_mut(TILE_ROWS as usize * padded(n));
-    let mut states =
-        [RowState { max: f32::NEG_INFINITY, total: 0.0, first: 0, end: 0 }; TILE_ROWS as usize];
-    y[..rows * padded(n)].fill(0.0);
-    for (row, state) in states[..rows].iter_mut().enumerate() {
-        let (t, head) =
-            (tile.tokens.start + row / tile.heads.len(), tile.heads.start + row % tile.heads.len());
-        let from = &work.q[(t * work.args.heads as usize + head) * n..][..n];
-        q[row * n..(row + 1) * n]
-            .iter_mut()
-            .zip(from)
-            .for_each(|(to, x)| *to = x * work.args.scale);
-        state.end = work.positions[t] as usize + 1;
-        state.first = state.end.saturating_sub(work.args.window as usize);
-    }
-    let states = &mut states[..rows];
-    let first = states.iter().map(|state| state.first).min().unwrap_or(0);
-    let end = states.iter().map(|state| state.end).max().unwrap_or(0);
-    for block in first / block_tokens..end.div_ceil(block_tokens) {
-        let start = block * block_tokens;
-        let seen = first.max(start)..end.min(start + block_tokens);
-        let (k, v) = work.block(tile, block);
-        let mut at = 0;
-        while at < rows {
-            let count = ROWS.min(1 << (rows - at).ilog2());
-            let part = Part {
-                q: &q[at * n..(at + count) * n],
-                y: &mut y[at * padded(n)..(at + count) * padded(n)],
-                weights: &mut weights[..count * block_tokens],
-                states: &mut states[at..at + count],
-                n,
-                start,
-                seen: seen.clone(),
-            };
-            match count {
-                8 => part.block::<L, 8, 1, 2>(k, v),
-                4 => part.block::<L, 4, 1, 4>(k, v),
-                2 => part.block::<L, 2, 2, 4>(k, v),
-                _ => part.block::<L, 1, 2, 4>(k, v),
-            }
-            at += count;
-        }
-    }
-    for (row, state) in states.iter().enumerate() {
-        let (t, head) =
-            (tile.tokens.start + row / tile.heads.len(), tile.heads.start + row % tile.heads.len());
-        let at = (t * work.args.heads as usize + head) * n;
-        // SAFETY: each tile has its own tokens and heads, and each thread its own tiles.
-        let to = unsafe { work.y.part(at..at + n) };
-        let from = &y[row * padded(n)..];
-        to.iter_mut().zip(from).for_each(|(to, y)| *to = y / state.total);
-    }
-}
-
-/// A head's row of sums takes whole lanes.
-pub(super) const fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(16)
-}
-
-impl Work<'_> {
-    /// K `(head_dim, block_tokens)` and V `(block_tokens, head_dim)` of one block of the tile's sequence.
-    #[inline(always)]
-    fn block(&self, tile: &Tile, block: usize) -> (&[u16], &[u16]) {
-        let sequence = self.sequences[tile.tokens.start] as usize;
-        let physical = self.tables[sequence * self.args.blocks as usize + block] as usize;
-        let size = self.args.block_tokens as usize * self.args.head_dim as usize;
-        let at = (physical * self.args.kv_heads as usize + tile.kv_head) * size;
-        (&self.k[at..at + size], &self.v[at..at + size])
-    }
-}
-
-/// Some rows of a tile against one block.
-struct Part<'a> {
-    /// `(rows, n)`, scaled
-    q: &'a [f32],
-    /// `(rows, padded(n))`
-    y: &'a mut [f32],
-    /// `(rows, block_tokens)`: scores, then weights
-    weights: &'a mut [f32],
-    states: &'a mut [RowState],
-    n: usize,
-    /// Position of the block's first token.
-    start: usize,
-    /// Positions of the block that any row of the tile sees; others may hold anything.
-    seen: Range<usize>,
-}
-
-/// The number at `index`, without a check: the inner loops below read one per multiplication.
-///
-/// # Safety
-/// `index` is below the slice's length.
-#[inline(always)]
-unsafe fn at(x: &[f32], index: usize) -> f32 {
-    debug_assert!(index < x.len(), "the caller's promise");
-    // SAFETY: the caller's promise.
-    unsafe { *x.get_unchecked(index) }
-}
-
-#[inline(always)]
-fn lanes_at(x: &[f32], index: usize) -> &[f32; 16] {
-    x[index..index + 16].first_chunk().expect("sixteen numbers")
-}
-
-#[inline(always)]
-fn halves_at(x: &[u16], index: usize) -> &[u16; 16] {
-    x[index..index + 16].first_chunk().expect("sixteen numbers")
-}
-
-#[inline(always)]
-fn lanes_at_mut(x: &mut [f32], index: usize) -> &mut [f32; 16] {
-    x[index..index + 16].first_chunk_mut().expect("sixteen numbers")
-}
-
-/// The body once for each index below a constant, written out: in a loop, the compiler would keep registers that are indexed by
-/// the loop's variable in memory.
-macro_rules! each_below {
-    ($end:expr, $i:ident in [$($index:literal),*] $body:block) => {
-        $(if $index < $end {
-            // Never out of bounds, also where this is dead code.
-            let $i = $index % $end;
-            $body
-        })*
+fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
+    let n = work.args.head_dim as usize;
+    let (q, rest) = scratch.split_at_mut(ROWS * n);
+    let (y, weights) = rest.split_at_mut(ROWS * padded(n));
+    let chunks = match piece {
+        Some((chunk, _)) => tile.chunks.start + chunk..tile.chunks.start + chunk + 1,
+        None => tile.chunks.clone(),
     };
-}
-
-impl Part<'_> {
-    /// Scores, softmax so far, values: for exactly `R` rows, with `P` vectors of positions and `D` vectors of a head's numbers
-    /// in registers. Few rows take more of both, or each multiplication would wait for the one before; the order in which a
-    /// row's numbers are summed is the same for every `R`, so that a token's result does not depend on its neighbours.
-    #[inline(always)]
-    fn block<L: Lanes, const R: usize, const P: usize, const D: usize>(
-        mut self,
-        k: &[u16],
-        v: &[u16],
-    ) {
-        let block_tokens = self.weights.len() / R;
-        assert!(
-            self.q.len() == R * self.n && k.len() == block_tokens * self.n,
-            "whole rows and blocks"
-        );
-        let mut lane = 0;
-        while lane < block_tokens {
-            if lane + 16 * P <= block_tokens {
-                self.scores::<L, R, P>(k, lane);
-                lane += 16 * P;
-            } else {
-                self.scores::<L, R, 1>(k, lane);
-                lane += 16;
-            }
-        }
-        self.soften::<L>();
-        let mut lane = 0;
-        while lane < self.n {
-            if lane + 16 * D <= self.n {
-                self.values::<L, R, D>(v, lane);
-                lane += 16 * D;
-            } else {
-                self.values::<L, R, 1>(v, lane);
-                lane += 16;
-            }
-        }
+    let states = sum_chunks::<Halves, L>(work, tile, chunks.clone(), q, y, weights);
+    let Some((_, number)) = piece else {
+        let totals = std::array::from_fn(|row| states[row / 16].total[row % 16]);
+        return work.finish(tile, y, &totals);
+    };
+    // SAFETY: each chunk of a tile is claimed once, and read only after it was counted as done.
+    let partial = unsafe { work.partials.part(work.partial(tile, chunks.start)) };
+    let rows = partial.chunks_exact_mut(partial.len() / tile.rows());
+    for (row, (to, y)) in rows.zip(y.chunks_exact(padded(n))).enumerate() {
+        to[..padded(n)].copy_from_slice(y);
+        (to[padded(n)], to[padded(n) + 1]) =
+            (states[row / 16].max[row % 16], states[row / 16].total[row % 16]);
     }
-
-    /// Scores of the `16 * P` positions from `lane` on: two sums each, over the even and over the odd numbers of a head.
-    #[inline(always)]
-    fn scores<L: Lanes, const R: usize, const P: usize>(&mut self, k: &[u16], lane: usize) {
-        let block_tokens = self.weights.len() / R;
-        let (mut even, mut odd) = ([[L::splat(0.0); P]; R], [[L::splat(0.0); P]; R]);
-        macro_rules! step {
-            ($sums:ident, $d:expr, $k:expr) => {
-                let first = L::widen(halves_at($k, lane));
-                let last = if P > 1 { L::widen(halves_at($k, lane + 16 * (P - 1))) } else { first };
-                each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
-                    // SAFETY: q has R rows of n numbers and d is below n.
-                    let q = L::splat(unsafe { at(self.q, r * self.n + $d) });
-                    $sums[r][0] = L::mul_add(q, first, $sums[r][0]);
-                    if P > 1 {
-                        $sums[r][P - 1] = L::mul_add(q, last, $sums[r][P - 1]);
-                    }
-                });
-            };
-        }
-        let pairs = k.chunks_exact(2 * block_tokens);
-        let rest = pairs.remainder();
-        for (i, pair) in pairs.enumerate() {
-            step!(even, 2 * i, pair);
-            step!(odd, 2 * i + 1, &pair[block_tokens..]);
-        }
-        if !rest.is_empty() {
-            step!(even, self.n - 1, rest);
-        }
-        for (r, (even, odd)) in even.into_iter().zip(odd).enumerate() {
-            for (p, (even, odd)) in even.into_iter().zip(odd).enumerate() {
-                let total = L::add(even, odd);
-                L::store(total, lanes_at_mut(self.weights, r * block_tokens + lane + 16 * p));
-            }
-        }
-    }
-
-    /// Turns scores into weights under the largest score so far, and shrinks what was summed under a smaller one.
-    #[inline(always)]
-    fn soften<L: Lanes>(&mut self) {
-        let (block_tokens, width) = (self.weights.len() / self.states.len(), padded(self.n));
-        let rows = self.weights.chunks_exact_mut(block_tokens).zip(self.y.chunks_exact_mut(width));
-        for (state, (weights, y)) in self.states.iter_mut().zip(rows) {
-            // What the row does not see may be anything, even NaN: it is replaced, not multiplied.
-            let first = state.first.saturating_sub(self.start).min(block_tokens);
-            let end = state.end.saturating_sub(self.start).min(block_tokens).max(first);
-            weights[..first].fill(f32::NEG_INFINITY);
-            weights[end..].fill(f32::NEG_INFINITY);
-            let mut most = L::splat(state.max);
-            for at in (0..block_tokens).step_by(16) {
-                most = L::max(L::load(lanes_at(weights, at)), most);
-            }
-            let max = L::largest(most);
-            if max == f32::NEG_INFINITY {
-                weights.fill(0.0);
-                continue;
-            }
-            let (shrink, minus) = (exp(state.max - max), L::splat(-max));
-            let mut total = L::splat(0.0);
-            for at in (0..block_tokens).step_by(16) {
-                // The exponential of minus infinity is clamped to the least normal number; weights that small vanish.
-                let weight = L::exp(L::add(L::load(lanes_at(weights, at)), minus));
-                total = L::add(total, weight);
-                L::store(weight, lanes_at_mut(weights, at));
-            }
-            (state.max, state.total) = (max, state.total * shrink + L::total(total));
-            if shrink != 1.0 {
-                y.iter_mut().for_each(|y| *y *= shrink);
-            }
-        }
-    }
-
-    /// Adds the weighted values of the head's `16 * D` numbers from `lane` on.
-    #[inline(always)]
-    fn values<L: Lanes, const R: usize, const D: usize>(&mut self, v: &[u16], lane: usize) {
-        let (block_tokens, width) = (self.weights.len() / R, padded(self.n));
-        let seen = self.seen.start - self.start..self.seen.end - self.start;
-        assert!(seen.end <= block_tokens, "seen positions lie in the block");
-        let mut sums = [[L::splat(0.0); D]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (d, sum) in sums.iter_mut().enumerate() {
-                *sum = L::load(lanes_at(self.y, r * width + lane + 16 * d));
-            }
-        }
-        for place in seen {
-            let row = &v[place * self.n..(place + 1) * self.n];
-            let mut values = [L::splat(0.0); D];
-            each_below!(D, d in [0, 1, 2, 3] {
-                let at = lane + 16 * d;
-                values[d] =
-                    if at + 16 <= self.n { L::widen(halves_at(row, at)) } else { L::widen(&tail(row, at)) };
-            });
-            each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
-                // SAFETY: there are R rows of weights and the place lies in the block.
-                let weight = L::splat(unsafe { at(self.weights, r * block_tokens + place) });
-                each_below!(D, d in [0, 1, 2, 3] {
-                    sums[r][d] = L::mul_add(weight, values[d], sums[r][d]);
-                });
-            });
-        }
-        for (r, sums) in sums.into_iter().enumerate() {
-            for (d, sum) in sums.into_iter().enumerate() {
-                L::store(sum, lanes_at_mut(self.y, r * width + lane + 16 * d));
-            }
-        }
+    // What the others wrote before they counted is visible to the one that counts last.
+    let done = work.counters.atomic(1 + number);
+    if done.fetch_add(1, Ordering::AcqRel) as usize + 1 == tile.chunks.len() {
+        done.store(0, Ordering::Relaxed);
+        fold_partials::<L>(work, tile, y);
     }
 }
 
-/// The last numbers of a row, from `at` on, and zeros.
+/// Sums these chunks of a tile into `y`. Returns the softmax of each row, 16 rows to a state.
 #[inline(always)]
-fn tail(row: &[u16], at: usize) -> [u16; 16] {
-    let mut sixteen = [0; 16];
-    sixteen[..row.len() - at].copy_from_slice(&row[at..]);
-    sixteen
+fn sum_chunks<S: Stored, L: Lanes>(
+    work: &Work<'_>,
+    tile: &Tile,
+    chunks: Range<usize>,
+    q: &mut [f32],
+    y: &mut [f32],
+    weights: &mut [f32],
+) -> [State; ROWS / 16] {
+    let (n, rows) = (work.args.head_dim as usize, tile.rows());
+    let parts = rows.div_ceil(L::ROWS);
+    // Parts of about one size: a single row would load as much as eight.
+    let part = |i: usize| rows * i / parts..rows * (i + 1) / parts;
+    let scale = work.args.scale * std::f32::consts::LOG2_E;
+    for range in (0..parts).map(part) {
+        let q = &mut q[range.start * n..range.end * n];
+        for (r, row) in range.clone().enumerate() {
+            let (t, head) = tile.row(row);
+            let from = &work.q[(t * work.args.heads as usize + head) * n..][..n];
+            let to = q[r..].iter_mut().step_by(range.len());
+            to.zip(from).for_each(|(to, x)| *to = x * scale);
+        }
+    }
+    y[..rows * padded(n)].fill(0.0);
+    let mut sees = [const { 0..0 }; ROWS];
+    for (row, sees) in sees[..rows].iter_mut().enumerate() {
+        *sees = work.sees(tile.row(row).0);
+    }
+    let mut states = [State::NEW; ROWS];
+    for chunk in chunks {
+        let chunk = work.chunk(tile, chunk);
+        for (range, state) in (0..parts).map(part).zip(&mut states) {
+            let mut part = Part {
+                q: &q[range.start * n..range.end * n],
+                y: &mut y[range.start * padded(n)..range.end * padded(n)],
+                weights,
+                state,
+                sees: &sees[range],
+            };
+            match part.sees.len() {
+                8 if L::ROWS >= 8 => part.chunk::<S, L, 8>(&chunk),
+                7 if L::ROWS >= 8 => part.chunk::<S, L, 7>(&chunk),
+                6 if L::ROWS >= 8 => part.chunk::<S, L, 6>(&chunk),
+                5 if L::ROWS >= 8 => part.chunk::<S, L, 5>(&chunk),
+                4 => part.chunk::<S, L, 4>(&chunk),
+                3 => part.chunk::<S, L, 3>(&chunk),
+                2 => part.chunk::<S, L, 2>(&chunk),
+                _ => part.chunk::<S, L, 1>(&chunk),
+            }
+        }
+    }
+    let mut whole = [State::NEW; ROWS / 16];
+    for (range, state) in (0..parts).map(part).zip(&states) {
+        for (r, row) in range.enumerate() {
+            whole[row / 16].max[row % 16] = state.max[r];
+            whole[row / 16].total[row % 16] = state.total[r];
+        }
+    }
+    whole
+}
+
+/// Folds what several threads left of a tile, in the order of positions.
+#[inline(always)]
+fn fold_partials<L: Lanes>(work: &Work<'_>, tile: &Tile, y: &mut [f32]) {
+    let width = padded(work.args.head_dim as usize);
+    y[..tile.rows() * width].fill(0.0);
+    let mut states = [State::NEW; ROWS / 16];
+    for chunk in tile.chunks.clone() {
+        // SAFETY: all chunks of the tile are done, and only this thread goes on with them.
+        let partial = &*unsafe { work.partials.part(work.partial(tile, chunk)) };
+        let row_length = partial.len() / tile.rows();
+        let sixteens = partial.chunks(16 * row_length).zip(y.chunks_mut(16 * width));
+        for (state, (partial, y)) in states.iter_mut().zip(sixteens) {
+            let mut more = State::NEW;
+            for (r, row) in partial.chunks_exact(row_length).enumerate() {
+                (more.max[r], more.total[r]) = (row[width], row[width + 1]);
+            }
+            let [shrink, grow] = state.fold::<L>(&more);
+            let rows = partial.chunks_exact(row_length).zip(y.chunks_exact_mut(width));
+            for ((row, y), (shrink, grow)) in rows.zip(shrink.into_iter().zip(grow)) {
+                for (more, y) in row.as_chunks().0.iter().zip(y.as_chunks_mut().0) {
+                    L::store(folded::<L>(L::load(y), L::load(more), shrink, grow), y);
+                }
+            }
+        }
+    }
+    let totals = std::array::from_fn(|row| states[row / 16].total[row % 16]);
+    work.finish(tile, y, &totals);
 }

@@ -5,6 +5,11 @@
 pub(super) trait Lanes {
     type V: Copy;
 
+    /// How many sums of sixteen fit into registers, beside what they are made of.
+    const SUMS: usize;
+    /// Rows that are worked on together, at most 8.
+    const ROWS: usize;
+
     fn splat(x: f32) -> Self::V;
     /// Sixteen F16 numbers, widened.
     fn widen(from: &[u16; 16]) -> Self::V;
@@ -13,8 +18,12 @@ pub(super) trait Lanes {
     /// `a * b + c`
     fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     fn add(a: Self::V, b: Self::V) -> Self::V;
+    fn sub(a: Self::V, b: Self::V) -> Self::V;
+    fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// The larger of each pair; `b` where `a` is NaN.
     fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The number whose bits are those of `v`, shifted left by 23: what was low becomes the exponent.
+    fn to_exponent(v: Self::V) -> Self::V;
 
     /// The sum of all lanes.
     #[inline(always)]
@@ -45,14 +54,22 @@ pub(super) trait Lanes {
         Self::store(v, &mut lanes);
         lanes
     }
-    /// [`crate::simd::exp`] of each lane: plain code, which the compiler vectorizes where this is inlined.
+    /// `2^x` of each lane up to 0, within 2e-7; exactly 1 for 0, exactly 0 from -127 down and for NaN.
+    ///
+    /// `x = k + r` with k the nearest integer, then a polynomial for `2^r` on `|r| <= 1/2` (minimax for relative error, by Lawson's
+    /// iteration, with the constant kept at 1) and k in the exponent.
     #[inline(always)]
-    fn exp(v: Self::V) -> Self::V {
-        let mut lanes = Self::lanes(v);
-        for x in &mut lanes {
-            *x = crate::simd::exp(*x);
+    fn exp2(x: Self::V) -> Self::V {
+        // Adding 1.5 * 2^23 rounds to an integer; the low bits are then k plus the bias of exponents.
+        let round = Self::splat(12_582_912.0 + 127.0);
+        let x = Self::max(x, Self::splat(-127.0));
+        let shifted = Self::add(x, round);
+        let r = Self::sub(x, Self::sub(shifted, round));
+        let mut p = Self::splat(1.326_472_7e-3);
+        for coefficient in [9.671_513e-3, 5.550_733_6e-2, 0.240_222_42, 0.693_147, 1.0] {
+            p = Self::mul_add(p, r, Self::splat(coefficient));
         }
-        Self::load(&lanes)
+        Self::mul(p, Self::to_exponent(shifted))
     }
 }
 
@@ -61,6 +78,8 @@ pub(super) struct Portable;
 
 impl Lanes for Portable {
     type V = [f32; 16];
+    const SUMS: usize = 4;
+    const ROWS: usize = 4;
 
     #[inline(always)]
     fn splat(x: f32) -> Self::V {
@@ -87,6 +106,18 @@ impl Lanes for Portable {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
+    fn sub(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn to_exponent(v: Self::V) -> Self::V {
+        v.map(|x| f32::from_bits(x.to_bits() << 23))
+    }
+    #[inline(always)]
     fn max(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
@@ -105,6 +136,8 @@ mod x86 {
 
     impl Lanes for Avx512 {
         type V = __m512;
+        const SUMS: usize = 16;
+        const ROWS: usize = 8;
 
         #[inline(always)]
         fn splat(x: f32) -> Self::V {
@@ -137,13 +170,24 @@ mod x86 {
             unsafe { _mm512_add_ps(a, b) }
         }
         #[inline(always)]
+        fn sub(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
         fn max(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: as above.
             unsafe { _mm512_max_ps(a, b) }
         }
         #[inline(always)]
-        fn exp(v: Self::V) -> Self::V {
-            exp512(v)
+        fn to_exponent(v: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))) }
         }
         #[inline(always)]
         fn total(v: Self::V) -> f32 {
@@ -157,32 +201,13 @@ mod x86 {
         }
     }
 
-    /// As [`crate::simd::exp`], in a third of the instructions: `vrndscaleps` splits off the power of two, `vscalefps` puts it
-    /// back.
-    #[inline(always)]
-    fn exp512(x: __m512) -> __m512 {
-        // SAFETY: as above.
-        unsafe {
-            let x = _mm512_max_ps(x, _mm512_set1_ps(-87.336_54));
-            let k = _mm512_roundscale_ps::<0>(_mm512_mul_ps(
-                x,
-                _mm512_set1_ps(std::f32::consts::LOG2_E),
-            ));
-            let r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.693_359_4), x);
-            let r = _mm512_fnmadd_ps(k, _mm512_set1_ps(-2.121_944_4e-4), r);
-            let mut p = _mm512_set1_ps(1.0 / 5040.0);
-            for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-                p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(coefficient));
-            }
-            _mm512_scalef_ps(p, k)
-        }
-    }
-
     /// Needs AVX2, FMA and F16C.
     pub(in super::super) struct Avx2;
 
     impl Lanes for Avx2 {
         type V = [__m256; 2];
+        const SUMS: usize = 4;
+        const ROWS: usize = 4;
 
         #[inline(always)]
         fn splat(x: f32) -> Self::V {
@@ -224,6 +249,23 @@ mod x86 {
             unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
         }
         #[inline(always)]
+        fn sub(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
+        fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
+        fn to_exponent(v: Self::V) -> Self::V {
+            // SAFETY: as above.
+            v.map(|v| unsafe {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)))
+            })
+        }
+        #[inline(always)]
         fn max(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: as above.
             unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
@@ -239,8 +281,9 @@ mod arm {
     use super::Lanes;
     use crate::simd::neon::widen_f16;
     use std::arch::aarch64::{
-        float32x4_t, vaddq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vfmaq_f32, vld1_u16, vld1q_f32,
-        vst1q_f32,
+        float32x4_t, vaddq_f32, vaddvq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vfmaq_f32, vld1_u16,
+        vld1q_f32, vmaxnmq_f32, vmaxnmvq_f32, vmulq_f32, vreinterpretq_f32_u32,
+        vreinterpretq_u32_f32, vshlq_n_u32, vst1q_f32, vsubq_f32,
     };
 
     /// Needs NEON, which every processor has.
@@ -248,6 +291,8 @@ mod arm {
 
     impl Lanes for Neon {
         type V = [float32x4_t; 4];
+        const SUMS: usize = 4;
+        const ROWS: usize = 4;
 
         #[inline(always)]
         fn splat(x: f32) -> Self::V {
@@ -282,6 +327,31 @@ mod arm {
         fn add(a: Self::V, b: Self::V) -> Self::V {
             // SAFETY: as above.
             [0, 1, 2, 3].map(|i| unsafe { vaddq_f32(a[i], b[i]) })
+        }
+        #[inline(always)]
+        fn sub(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            [0, 1, 2, 3].map(|i| unsafe { vsubq_f32(a[i], b[i]) })
+        }
+        #[inline(always)]
+        fn mul(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: as above.
+            [0, 1, 2, 3].map(|i| unsafe { vmulq_f32(a[i], b[i]) })
+        }
+        #[inline(always)]
+        fn to_exponent(v: Self::V) -> Self::V {
+            // SAFETY: as above.
+            v.map(|v| unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(v))) })
+        }
+        #[inline(always)]
+        fn total([a, b, c, d]: Self::V) -> f32 {
+            // SAFETY: as above.
+            unsafe { vaddvq_f32(vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d))) }
+        }
+        #[inline(always)]
+        fn largest([a, b, c, d]: Self::V) -> f32 {
+            // SAFETY: as above.
+            unsafe { vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(a, b), vmaxnmq_f32(c, d))) }
         }
         #[inline(always)]
         fn max(a: Self::V, b: Self::V) -> Self::V {

@@ -6,17 +6,37 @@
 mod cases;
 mod cpu;
 mod lanes;
+mod part;
 pub mod reference;
 
 use crate::Attention;
 use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
-use crate::simd::Family;
 
-/// Spans: counts, positions, sequences, tables, q, K cache, V cache, y (written).
+/// Spans: counts, positions, sequences, tables, q, K cache, V cache, y, counters (all 0, and again afterwards) and partial results
+/// (written; empty where tiles are not to be shared).
 pub static ATTEND: hal::Program = hal::Program { name: "attend", host: cpu::attend };
 
-/// Rows, each a token's query head, that read a KV block together.
+/// Rows, each a token's query head, that read the KV cache together.
 const TILE_ROWS: u32 = 32;
+/// Positions that are summed under one largest score. Chunks begin at its multiples in every sequence.
+const CHUNK: usize = 256;
+/// Larger steps have tiles enough for all threads; partial results of theirs would take much memory.
+const SHARED_TOKENS_MAX: u32 = 32;
+
+/// A head's row of sums takes whole lanes.
+const fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16)
+}
+
+/// Numbers that a row leaves of a chunk: sums, largest score, total, and what keeps the next row aligned.
+const fn partial_row(head_dim: u32) -> u32 {
+    head_dim.next_multiple_of(16) + 16
+}
+
+/// Chunks of a whole sequence.
+const fn chunks_max(blocks: u32, block_tokens: u32) -> u32 {
+    (blocks * block_tokens).div_ceil(CHUNK as u32)
+}
 
 hal::args! {
     /// Arguments of [`ATTEND`]; `window` is `u32::MAX` without one.
@@ -42,9 +62,16 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
         block_tokens: inputs.limits.block_tokens,
         blocks: inputs.limits.blocks,
         window: attention.window.unwrap_or(u32::MAX),
-        family: Family::host().code(),
+        family: to.family.code(),
         scale: attention.scale,
     };
+    let partial_bytes = if to.bucket.tokens <= SHARED_TOKENS_MAX {
+        let rows = to.bucket.tokens * args.heads * chunks_max(args.blocks, args.block_tokens);
+        4 * u64::from(rows) * u64::from(partial_row(args.head_dim))
+    } else {
+        0
+    };
+    let partials = to.room(partial_bytes);
     let operands = [
         to.counts(),
         read(inputs.positions()),
@@ -54,10 +81,12 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
         read(cache.k),
         read(cache.v),
         write(y.room.place()),
+        write(inputs.counters()),
+        write(partials.place()),
     ];
-    // Queries, sums and weights of a tile.
-    let row = 2 * args.head_dim.next_multiple_of(16) + args.block_tokens;
-    let scratch_bytes = 4 * TILE_ROWS * row;
+    // Queries and sums of a tile, weights of a few rows.
+    let row = 2 * args.head_dim.next_multiple_of(16);
+    let scratch_bytes = 4 * (TILE_ROWS * row + 8 * CHUNK as u32);
     let spread = Spread { groups: to.bucket.tokens * args.heads, scratch_bytes };
     to.launch(&ATTEND, &operands, spread, |image| args.write_to(image));
     y

@@ -19,7 +19,7 @@ const EXP_MIN: f32 = -87.0;
 /// `x = k ln 2 + r` with `ln 2` in two parts (Cody and Waite 1980), then a polynomial of degree 6 for `e^r` on
 /// `|r| <= ln 2 / 2` (the Taylor terms: the last is below 2^-26 of the result) and k in the exponent.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.

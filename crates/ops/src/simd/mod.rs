@@ -7,7 +7,7 @@ mod math;
 pub(crate) mod neon;
 mod vector;
 
-pub(crate) use math::{activate, exp};
+pub(crate) use math::activate;
 pub(crate) use vector::Vector;
 
 use std::sync::OnceLock;
