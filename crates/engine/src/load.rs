@@ -4,7 +4,7 @@ use crate::pack::{self, Packed};
 use hal::{Buffer, Device, Handle, Info, Kind, Memory, Span};
 use model::{Model, Source};
 use ops::simd::Family;
-use ops::{CacheSpans, Inputs, Limits, Resources};
+use ops::{CacheSpans, Inputs, KvFormat, Limits, Resources};
 use std::sync::Arc;
 
 /// Device memory; given back on drop.
@@ -72,12 +72,13 @@ impl State {
         device: &Arc<dyn Device>,
         model: &Model,
         limits: Limits,
+        kv: KvFormat,
     ) -> Result<Self, Error> {
         let mut taken = Taken::new(device);
         let inputs = Inputs { whole: taken.span(limits.bytes())?, limits };
         let blocks = u64::from(limits.sequences) * u64::from(limits.blocks);
         let mut caches = Vec::new();
-        for shape in model.caches() {
+        for shape in model.caches(kv) {
             let bytes = blocks * u64::from(limits.block_tokens) * shape.token_bytes();
             caches.push(CacheSpans { k: taken.span(bytes)?, v: taken.span(bytes)?, shape });
         }

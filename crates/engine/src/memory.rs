@@ -4,6 +4,7 @@ use crate::plan::{activation_bytes, limits};
 use crate::{Error, Options, pack};
 use hal::Info;
 use model::{Model, Source, Tensor};
+use ops::KvFormat;
 
 /// Tokens of one KV block.
 pub(crate) const BLOCK_TOKENS: u32 = 32;
@@ -32,8 +33,8 @@ impl MemoryPlan {
             u64::from(limits.sequences) * u64::from(limits.blocks) * u64::from(BLOCK_TOKENS);
         Ok(Self {
             weights: weights_on(model, info),
-            cache: tokens * token_bytes(model),
-            activations: activation_bytes(model, info, limits)?,
+            cache: tokens * token_bytes(model, options.kv),
+            activations: activation_bytes(model, info, limits, options.kv)?,
             inputs: limits.bytes(),
         })
     }
@@ -66,15 +67,15 @@ fn weights_on(model: &Model, info: &Info) -> u64 {
 
 /// Bytes of K and V of one token in all layers.
 #[must_use]
-pub fn token_bytes(model: &Model) -> u64 {
-    model.caches().iter().map(|cache| 2 * cache.token_bytes()).sum()
+pub fn token_bytes(model: &Model, kv: KvFormat) -> u64 {
+    model.caches(kv).iter().map(|cache| 2 * cache.token_bytes()).sum()
 }
 
 /// The model's own context, or as much of it as half of the memory left beside the weights can hold.
 #[must_use]
-pub fn context_that_fits(model: &Model, memory_bytes_free: u64) -> u32 {
+pub fn context_that_fits(model: &Model, kv: KvFormat, memory_bytes_free: u64) -> u32 {
     let room = memory_bytes_free.saturating_sub(weight_bytes(model)) / 2;
-    let tokens = u32::try_from(room / token_bytes(model).max(1)).unwrap_or(u32::MAX);
+    let tokens = u32::try_from(room / token_bytes(model, kv).max(1)).unwrap_or(u32::MAX);
     let fits = (tokens / BLOCK_TOKENS * BLOCK_TOKENS).max(BLOCK_TOKENS);
     fits.min(model.config.context)
 }

@@ -4,7 +4,7 @@ use crate::memory::BLOCK_TOKENS;
 use crate::{Error, Options};
 use hal::{Buffer, Device, Info, Prepared};
 use model::{Model, forward};
-use ops::{Bucket, Limits, Recorded, Recorder, Resources, Tensor, sample};
+use ops::{Bucket, Cache, KvFormat, Limits, Recorded, Recorder, Resources, Tensor, sample};
 use std::sync::Arc;
 
 /// How large steps and sequences of an engine may be.
@@ -16,6 +16,14 @@ pub(crate) fn limits(model: &Model, options: &Options) -> Result<Limits, Error> 
     ];
     if let Some((_, what)) = zero.iter().find(|(value, _)| *value == 0) {
         return Err(Error::BadRequest { what: format!("{what} must be at least 1") });
+    }
+    let takes = |cache: &Cache| options.kv.takes(cache.head_dim);
+    if let Some(cache) = model.caches(options.kv).iter().find(|cache| !takes(cache)) {
+        let (kv, n) = (options.kv.name(), cache.head_dim);
+        let what = format!(
+            "a KV cache in {kv} needs heads of whole groups of 32 numbers, this model's have {n}"
+        );
+        return Err(Error::BadRequest { what });
     }
     Ok(Limits {
         tokens: options.prompt_chunk.max(options.sequences),
@@ -64,10 +72,15 @@ pub(crate) fn buckets(limits: Limits) -> impl Iterator<Item = Bucket> {
 const SMALL_BUCKETS: [u32; 3] = [1, 4, 32];
 
 /// Memory for the activations of the largest step: recorded on the null device, before anything is taken.
-pub(crate) fn activation_bytes(model: &Model, info: &Info, limits: Limits) -> Result<u64, Error> {
+pub(crate) fn activation_bytes(
+    model: &Model,
+    info: &Info,
+    limits: Limits,
+    kv: KvFormat,
+) -> Result<u64, Error> {
     let null = Arc::new(hal::null::Null::default()) as Arc<dyn Device>;
     let (weights, state) =
-        (Weights::planned(&null, model, info)?, State::new(&null, model, limits)?);
+        (Weights::planned(&null, model, info)?, State::new(&null, model, limits, kv)?);
     let resources = resources(&weights, &state);
     let mut bytes = 0;
     for bucket in buckets(limits) {

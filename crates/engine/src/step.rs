@@ -8,7 +8,7 @@ use crate::sequence::{End, Params, Sequence, SequenceId};
 use crate::{Error, LogitsHash, StepSummary};
 use hal::{Buffer, Device, Handle, Memory, Prepared, Span, Timing};
 use model::Model;
-use ops::{Batch, Bucket, FEEDBACK, Limits, Resources, Token};
+use ops::{Batch, Bucket, FEEDBACK, KvFormat, Limits, Resources, Token};
 use std::sync::Arc;
 
 /// How an engine is set up.
@@ -20,6 +20,8 @@ pub struct Options {
     pub sequences: u32,
     /// Tokens of a prompt that one step takes.
     pub prompt_chunk: u32,
+    /// How the KV cache stores numbers.
+    pub kv: KvFormat,
     /// Measure each kernel.
     pub timing: Timing,
     /// Keep a hash of every row of logits.
@@ -30,7 +32,8 @@ impl Options {
     /// One sequence of `context` tokens.
     #[must_use]
     pub fn single(context: u32) -> Self {
-        Self { context, sequences: 1, prompt_chunk: 256, timing: Timing::Off, hash_logits: false }
+        let (kv, timing) = (KvFormat::F16, Timing::Off);
+        Self { context, sequences: 1, prompt_chunk: 256, kv, timing, hash_logits: false }
     }
 }
 
@@ -99,7 +102,7 @@ impl Engine {
         let memory = MemoryPlan::new(&model, device.info(), &options)?;
         admit(&*device, &memory, options.context)?;
         let weights = Weights::new(&device, &model)?;
-        let state = State::new(&device, &model, limits)?;
+        let state = State::new(&device, &model, limits, options.kv)?;
         let resources = resources(&weights, &state);
         let arena = device.alloc(Memory::Bytes(memory.activations))?;
         let mut engine = Self {
@@ -459,7 +462,7 @@ impl Engine {
         // Rows of logits are large: a few at a time.
         let chunk = 16.min(limits.tokens);
         let wide = Limits { rows: chunk, tokens: chunk, ..limits };
-        let state = State::new(&self.device, &self.model, wide)?;
+        let state = State::new(&self.device, &self.model, wide, self.options.kv)?;
         self.logits_with(tokens, &resources(&self.weights, &state), &mut row)
     }
 

@@ -7,6 +7,7 @@ use engine::{Engine, Event, Options, Params};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;
 use model::tokenizer::{Special, Tokenizer};
+use ops::KvFormat;
 use ops::sample::Sampler;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -159,6 +160,31 @@ fn check_perplexity(real: &Real) {
     let theirs = expected["runs"]["llama"]["perplexity"].as_f64().unwrap();
     let off = (ours / theirs - 1.0).abs();
     assert!(off <= PERPLEXITY_OFF_MAX, "{}: perplexity {ours}, llama.cpp's {theirs}", real.name);
+}
+
+/// Least and mean cosine of rows of logits with a Q8_0 cache to those with F16, as llama.cpp 0.3.36's Python package has them itself
+/// (`type_k` and `type_v`, flash attention, SmolLM2, the tokens of the perplexity): 0.98594 and 0.99948.
+const KV_Q8_0_COSINES: [f64; 2] = [0.985, 0.9994];
+
+#[test]
+fn a_cache_in_q8_0_moves_logits_no_further_than_in_llama_cpp() {
+    let Some(real) = real("smollm2") else { return };
+    let tokens = ids(&real.expected["perplexity"]["tokens"]);
+    let run = |kv| {
+        let device = Arc::new(Cpu::open(CpuOptions::default()).unwrap());
+        let options = Options { kv, ..Options::single(1024) };
+        let mut engine = Engine::new(device, Arc::clone(&real.model), options).unwrap();
+        let mut rows = Vec::new();
+        let keep = |_, row: &[f32]| rows.push(row.iter().copied().map(f64::from).collect());
+        engine.logits(&tokens, keep).unwrap();
+        rows
+    };
+    let [halves, codes]: [Vec<Vec<f64>>; 2] = [KvFormat::F16, KvFormat::Q8_0].map(run);
+    let cosines: Vec<f64> = halves.iter().zip(&codes).map(|(a, b)| cosine(a, b)).collect();
+    let least = cosines.iter().copied().fold(1.0, f64::min);
+    let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+    assert!(least < 1.0, "the cache was not in Q8_0");
+    assert!(least >= KV_Q8_0_COSINES[0] && mean >= KV_Q8_0_COSINES[1], "{least}, mean {mean}");
 }
 
 #[test]

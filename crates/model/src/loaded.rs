@@ -3,7 +3,7 @@ use crate::config::Config;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::{Error, rope};
 use ops::format::Format;
-use ops::{Attention, Cache, Heads, Hidden, Linear, Norm, Rope, Weight};
+use ops::{Attention, Cache, Heads, Hidden, KvFormat, Linear, Norm, Rope, Weight};
 use std::collections::HashMap;
 
 /// Where a tensor's bytes are.
@@ -129,12 +129,13 @@ impl Model {
         self.layers.iter().flat_map(of_layer).flatten().chain([self.output])
     }
 
-    /// The shape of each layer's KV cache.
+    /// The shape of each layer's KV cache, with numbers stored as `format`.
     #[must_use]
-    pub fn caches(&self) -> Vec<Cache> {
+    pub fn caches(&self, format: KvFormat) -> Vec<Cache> {
         let shape = |layer: &Layer| Cache {
             kv_heads: layer.attention.kv_heads,
             head_dim: layer.attention.head_dim,
+            format,
         };
         self.layers.iter().map(shape).collect()
     }

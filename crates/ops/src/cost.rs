@@ -1,5 +1,5 @@
 //! The reader that counts: what a step moves and computes, from which rooflines and memory plans come.
-use crate::{Activation, Attention, Linear, Norm, Ops, Rope, Weight};
+use crate::{Activation, Attention, Cache, KvFormat, Linear, Norm, Ops, Rope, Weight};
 
 /// Bytes and operations of one step with `tokens` tokens, `rows` rows of logits, after `context` earlier tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,7 +9,9 @@ pub struct Cost {
     pub context: u64,
     /// Weights read once, whatever the number of tokens.
     pub weight_bytes: u64,
-    /// KV cache read and written, in F16.
+    /// How the KV cache stores numbers.
+    pub kv: KvFormat,
+    /// KV cache read and written.
     pub kv_bytes: u64,
     /// Multiplications and additions of matrix products and attention.
     pub flops: u64,
@@ -38,6 +40,12 @@ impl Cost {
 
     fn read(&mut self, weight: Option<&Weight>) {
         self.weight_bytes += weight.map_or(0, Weight::bytes);
+    }
+
+    /// Bytes of K and V of one token.
+    fn token_bytes(&self, attention: &Attention) -> u64 {
+        let Attention { kv_heads, head_dim, .. } = *attention;
+        2 * Cache { kv_heads, head_dim, format: self.kv }.token_bytes()
     }
 
     /// Tokens that each token of the step sees, summed over the step.
@@ -86,14 +94,14 @@ impl Ops for Cost {
         self.read(Some(&rope.frequencies));
         x
     }
-    fn write_kv(&mut self, k: &Shape, v: &Shape, _: &Attention) {
-        self.kv_bytes += 2 * (k.rows * k.columns + v.rows * v.columns);
+    fn write_kv(&mut self, k: &Shape, _: &Shape, attention: &Attention) {
+        self.kv_bytes += k.rows * self.token_bytes(attention);
     }
     fn attend(&mut self, q: &Shape, attention: &Attention) -> Shape {
         // Each position is read once per step, however many tokens look at it.
         let window = u64::from(attention.window.unwrap_or(u32::MAX)) + self.tokens - 1;
         let read = (self.context + self.tokens).min(window);
-        self.kv_bytes += 2 * read * 2 * u64::from(attention.kv_heads * attention.head_dim);
+        self.kv_bytes += read * self.token_bytes(attention);
         self.flops += 4 * self.seen(attention) * q.columns;
         *q
     }
@@ -130,5 +138,9 @@ mod tests {
         let mut cost = Cost::new(1, 1, 99);
         cost.attend(&x, &windowed);
         assert_eq!(cost.kv_bytes, 8 * 2 * 2 * 16 * 2);
+        let mut cost = Cost { kv: KvFormat::Q8_0, ..Cost::new(1, 1, 99) };
+        cost.attend(&x, &Attention { head_dim: 64, ..attention });
+        // A head of 64 is two groups of 32 codes and a scale of two bytes.
+        assert_eq!(cost.kv_bytes, 100 * 2 * 2 * 2 * 34);
     }
 }

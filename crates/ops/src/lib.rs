@@ -35,7 +35,7 @@ pub use inputs::{Batch, FEEDBACK, Inputs, Limits, Token};
 pub use record::{Bucket, CacheSpans, Recorded, Recorder, Resources, Tensor};
 pub use reference::{Matrix, Reference};
 pub use terms::{
-    Activation, Attention, Cache, Epilogue, Linear, Norm, NormKind, Pairing, Rope, Weight,
+    Activation, Attention, Cache, Epilogue, KvFormat, Linear, Norm, NormKind, Pairing, Rope, Weight,
 };
 
 /// The operations a forward pass is made of. `T` is the number of tokens in the batch, `S` the number of tokens whose

@@ -15,7 +15,7 @@ pub struct Bucket {
     pub rows: u32,
 }
 
-/// Where one layer's KV cache lies, in F16: see [`crate::write_kv`].
+/// Where one layer's KV cache lies: see [`crate::write_kv`].
 #[derive(Clone, Copy, Debug)]
 pub struct CacheSpans {
     pub k: Span,

@@ -1,5 +1,5 @@
 //! The reader that computes at once: every fine op by its definition, sums in f64, nothing quantized but the weights.
-use crate::{Activation, Attention, Batch, Linear, Norm, Ops, Rope, Weight};
+use crate::{Activation, Attention, Batch, KvFormat, Linear, Norm, Ops, Rope, Weight};
 use std::collections::HashMap;
 
 /// Rounds a result to what flows between ops.
@@ -29,20 +29,22 @@ impl Matrix {
 /// A place in the cache: layer, sequence, position.
 type Place = (u32, u32, u32);
 
-/// See the module. Keeps K and V between calls, in f32 or rounded to F16 as devices do.
+/// See the module. Keeps K and V between calls.
 #[derive(Debug)]
 pub struct Reference<'a> {
     /// Bytes of each tensor, in the order of [`Weight::tensor`].
     pub tensors: Vec<&'a [u8]>,
     /// The tokens of the next forward pass. [`crate::FEEDBACK`] is not known here.
     pub batch: Batch,
+    /// K and V are kept as given for F16, else as a device's cache keeps them.
+    pub kv: KvFormat,
     cache: HashMap<Place, (Vec<f32>, Vec<f32>)>,
 }
 
 impl<'a> Reference<'a> {
     #[must_use]
     pub fn new(tensors: Vec<&'a [u8]>, batch: Batch) -> Self {
-        Self { tensors, batch, cache: HashMap::new() }
+        Self { tensors, batch, kv: KvFormat::F16, cache: HashMap::new() }
     }
 
     fn row(&self, weight: &Weight, row: u32) -> Vec<f32> {
@@ -146,7 +148,11 @@ impl Ops for Reference<'_> {
         let tokens: Vec<crate::Token> = self.tokens().collect();
         for (token, (k, v)) in tokens.into_iter().zip(k.rows().zip(v.rows())) {
             let place = (attention.layer, token.sequence, token.position);
-            self.cache.insert(place, (k.to_vec(), v.to_vec()));
+            let kept = |row: &[f32]| match self.kv {
+                KvFormat::F16 => row.to_vec(),
+                KvFormat::Q8_0 => crate::write_kv::reference::rounded(row),
+            };
+            self.cache.insert(place, (kept(k), kept(v)));
         }
     }
 

@@ -103,18 +103,67 @@ pub struct Attention {
     pub window: Option<u32>,
 }
 
+/// How a KV cache stores numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvFormat {
+    #[default]
+    F16,
+    /// As the weight format: an F16 scale and int8 codes for each 32 numbers of a head.
+    Q8_0,
+}
+
+impl KvFormat {
+    pub const ALL: [Self; 2] = [Self::F16, Self::Q8_0];
+    /// Numbers of a head that share a scale in [`KvFormat::Q8_0`].
+    pub(crate) const GROUP: usize = 32;
+
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "F16",
+            Self::Q8_0 => "Q8_0",
+        }
+    }
+
+    /// Whether heads of so many numbers can be stored.
+    #[must_use]
+    pub const fn takes(self, head_dim: u32) -> bool {
+        match self {
+            Self::F16 => true,
+            Self::Q8_0 => head_dim.is_multiple_of(Self::GROUP as u32),
+        }
+    }
+
+    /// Bytes of one head of K (or V) of one token.
+    pub(crate) const fn head_bytes(self, head_dim: u32) -> u32 {
+        match self {
+            Self::F16 => 2 * head_dim,
+            Self::Q8_0 => head_dim + 2 * (head_dim / Self::GROUP as u32),
+        }
+    }
+
+    pub(crate) const fn code(self) -> u32 {
+        self as u32
+    }
+
+    pub(crate) const fn from_code(code: u32) -> Self {
+        Self::ALL[code as usize]
+    }
+}
+
 /// The shape of one layer's KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cache {
     pub kv_heads: u32,
     pub head_dim: u32,
+    pub format: KvFormat,
 }
 
 impl Cache {
-    /// Bytes that K (or V) of one token takes, in F16.
+    /// Bytes that K (or V) of one token takes.
     #[must_use]
     pub fn token_bytes(&self) -> u64 {
-        2 * u64::from(self.kv_heads) * u64::from(self.head_dim)
+        u64::from(self.kv_heads) * u64::from(self.format.head_bytes(self.head_dim))
     }
 }
 

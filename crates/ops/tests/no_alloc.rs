@@ -6,7 +6,8 @@ use ops::format::Format;
 use ops::sample::Sampler;
 use ops::{
     Activation, Attention, Batch, Bucket, Cache, CacheSpans, FEEDBACK, Heads, Hidden, Inputs,
-    Limits, Linear, Norm, NormKind, Ops, Pairing, Recorder, Resources, Rope, Token, Weight,
+    KvFormat, Limits, Linear, Norm, NormKind, Ops, Pairing, Recorder, Resources, Rope, Token,
+    Weight,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,7 +94,7 @@ fn record(to: &mut Recorder<'_>) {
 #[test]
 fn a_warm_step_allocates_nothing() {
     let device = Cpu::open(CpuOptions { threads: Some(2) }).expect("a cpu");
-    let shape = Cache { kv_heads: 4, head_dim: HEAD_DIM };
+    let shape = Cache { kv_heads: 4, head_dim: HEAD_DIM, format: KvFormat::F16 };
     let places = u64::from(LIMITS.sequences * LIMITS.blocks * LIMITS.block_tokens);
     let cache = || span(&device, places * shape.token_bytes());
     let resources = Resources {

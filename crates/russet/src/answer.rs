@@ -168,9 +168,9 @@ fn run(
     }
     answer.ended = ended.unwrap_or(Ended::Interrupted);
     let contexts = first_context..first_context + answer.decode_steps as usize;
-    let model = session.engine.model();
+    let engine = &session.engine;
     answer.decode_bytes =
-        contexts.map(|context| step_cost(model, 1, 1, context as u64).bytes()).sum();
+        contexts.map(|context| step_cost(engine, 1, 1, context as u64).bytes()).sum();
     Ok(answer)
 }
 

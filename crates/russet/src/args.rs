@@ -1,6 +1,7 @@
 //! The command line.
 use crate::synth::{Mix, SIZE_MIN, Shape};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ops::KvFormat;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -52,6 +53,23 @@ pub(crate) enum Command {
     },
 }
 
+/// How the KV cache stores numbers.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Kv {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl From<Kv> for KvFormat {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::F16 => Self::F16,
+            Kv::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
 /// Which model on which device.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ModelArguments {
@@ -61,6 +79,9 @@ pub(crate) struct ModelArguments {
     /// Tokens of context [default: the model's own, or what fits into memory]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ctx: Option<u32>,
+    /// How the KV cache stores numbers: q8_0 takes about half the memory, and rounds
+    #[arg(long, default_value = "f16", value_enum, value_name = "FORMAT")]
+    pub(crate) kv: Kv,
     /// Threads of the CPU device [default: as many as this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
@@ -162,6 +183,9 @@ pub(crate) struct InspectArguments {
     /// Tokens of context to plan memory for [default: what `run` would choose]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ctx: Option<u32>,
+    /// KV cache to plan memory for
+    #[arg(long, default_value = "f16", value_enum, value_name = "FORMAT")]
+    pub(crate) kv: Kv,
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
@@ -204,6 +228,9 @@ pub(crate) struct BenchArguments {
     /// How often each is measured, after one run to warm up
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) repeat: u32,
+    /// How the KV cache stores numbers: q8_0 takes about half the memory, and rounds
+    #[arg(long, default_value = "f16", value_enum, value_name = "FORMAT")]
+    pub(crate) kv: Kv,
     /// Threads of the CPU device [default: as many as this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,

@@ -9,6 +9,7 @@ use model::chat::ChatTemplate;
 use model::gguf::{Array, Gguf, Metadata, TensorInfo, Value as Entry};
 use model::tokenizer::Tokenizer;
 use model::{Config, Model, RopeScaling};
+use ops::KvFormat;
 use ops::format::Format;
 use serde_json::{Map, Value, json};
 use std::io::{BufWriter, Write};
@@ -40,7 +41,7 @@ pub(crate) fn inspect(
     environment: &Environment,
 ) -> anyhow::Result<ExitCode> {
     let path = find(&arguments.model, environment)?;
-    let inspection = Inspection::new(&path, arguments.ctx)?;
+    let inspection = Inspection::new(&path, arguments.ctx, arguments.kv.into())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &inspection.json()).map_err(std::io::Error::from)?;
@@ -53,14 +54,14 @@ pub(crate) fn inspect(
 }
 
 impl Inspection {
-    fn new(path: &Path, ctx: Option<u32>) -> anyhow::Result<Self> {
+    fn new(path: &Path, ctx: Option<u32>, kv: KvFormat) -> anyhow::Result<Self> {
         let gguf = Gguf::open(path)?;
         let tokenizer = Tokenizer::from_gguf(gguf.metadata()).map_err(|error| error.to_string());
         let template = match &tokenizer {
             Ok(tokenizer) => ChatTemplate::from_gguf(gguf.metadata(), tokenizer),
             Err(_) => Err(model::chat::Error::NoTemplate),
         };
-        let model = planned(Gguf::open(path)?, ctx).map_err(|error| format!("{error:#}"));
+        let model = planned(Gguf::open(path)?, ctx, kv).map_err(|error| format!("{error:#}"));
         Ok(Self { file_bytes: std::fs::metadata(path)?.len(), gguf, tokenizer, template, model })
     }
 
@@ -76,15 +77,15 @@ impl Inspection {
     }
 }
 
-fn planned(gguf: Gguf, ctx: Option<u32>) -> anyhow::Result<(Model, Memory)> {
+fn planned(gguf: Gguf, ctx: Option<u32>, kv: KvFormat) -> anyhow::Result<(Model, Memory)> {
     let model = Model::from_gguf(gguf, ctx.unwrap_or(0))?;
     let free = hal::cpu::memory_bytes_free();
-    let context_default = context_that_fits(&model, free.unwrap_or(u64::MAX));
+    let context_default = context_that_fits(&model, kv, free.unwrap_or(u64::MAX));
     let context = ctx.unwrap_or(context_default);
     let chosen = hal::probe().into_iter().find_map(|row| row.device.ok());
     let info = chosen.context("no device can run a model here")?;
-    let plan = MemoryPlan::new(&model, &info, &Options::single(context))?;
-    let cache_token_bytes = token_bytes(&model);
+    let plan = MemoryPlan::new(&model, &info, &Options { kv, ..Options::single(context) })?;
+    let cache_token_bytes = token_bytes(&model, kv);
     Ok((model, Memory { context, context_default, plan, cache_token_bytes, free }))
 }
 

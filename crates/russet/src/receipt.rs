@@ -54,6 +54,7 @@ fn receipt(session: &mut Session, id: SequenceId, answer: &Answer) -> anyhow::Re
             "stop_reason": answer.ended.name(),
             "text": answer.text,
         },
+        "kv": session.engine.options().kv.name(),
         "context": session.engine.options().context,
         "seed": answer.seed,
         "logits_hash": session.engine.options().hash_logits.then(|| format!("{:016x}", session.engine.logits_hash())),

@@ -9,6 +9,7 @@ use model::Model;
 use model::chat::{ChatTemplate, LocalTime, Message};
 use model::gguf::Gguf;
 use model::tokenizer::Tokenizer;
+use ops::KvFormat;
 use ops::sample::Sampler;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,8 +48,9 @@ impl Session {
         if arguments.device == "auto" {
             say_what_was_passed_over(&selection);
         }
+        let kv = arguments.kv.into();
         // Before the tokenizer: that an architecture is unknown says more than what its tokenizer lacks.
-        let (model, context) = open_model(gguf, arguments.ctx)?;
+        let (model, context) = open_model(gguf, arguments.ctx, kv)?;
         let metadata = model.gguf.metadata();
         let tokenizer = Tokenizer::from_gguf(metadata)
             .with_context(|| format!("{}: the tokenizer cannot be built", path.display()))?;
@@ -60,6 +62,7 @@ impl Session {
         let options = Options {
             timing: if watch.kernels { hal::Timing::PerKernel } else { hal::Timing::Off },
             hash_logits: watch.logits_hash,
+            kv,
             ..Options::single(context)
         };
         let engine = Engine::new(selection.device, Arc::new(model), options)?;
@@ -103,11 +106,15 @@ pub(crate) fn find(name: &str, environment: &Environment) -> anyhow::Result<Path
 }
 
 /// The model with the context asked for, or the largest that is sensible here.
-pub(crate) fn open_model(gguf: Gguf, ctx: Option<u32>) -> anyhow::Result<(Model, u32)> {
+pub(crate) fn open_model(
+    gguf: Gguf,
+    ctx: Option<u32>,
+    kv: KvFormat,
+) -> anyhow::Result<(Model, u32)> {
     let free = hal::cpu::memory_bytes_free().unwrap_or(u64::MAX);
     let model = Model::from_gguf(gguf, ctx.unwrap_or(0))?;
     let own = model.config.context;
-    let context = ctx.unwrap_or_else(|| context_that_fits(&model, free));
+    let context = ctx.unwrap_or_else(|| context_that_fits(&model, kv, free));
     if ctx.is_none() && context < own {
         say(&format!(
             "context: {context} of the model's {own} tokens, so that the KV cache fits into memory"

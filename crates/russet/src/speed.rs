@@ -1,6 +1,7 @@
 //! What tokens per second mean: the bytes and operations behind them, and this machine's limits.
+use engine::Engine;
 use hal::Kind;
-use model::{Model, forward};
+use model::forward;
 use ops::Cost;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ pub(crate) fn per_second(count: f64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count / time.as_secs_f64() }
 }
 
-/// What one step of `tokens` tokens moves and computes, after `context` earlier ones, with `rows` rows of logits.
-pub(crate) fn step_cost(model: &Model, tokens: u64, rows: u64, context: u64) -> Cost {
-    let mut cost = Cost::new(tokens, rows, context);
+/// What one step of an engine moves and computes: `tokens` tokens, after `context` earlier ones, with `rows` rows of logits.
+pub(crate) fn step_cost(engine: &Engine, tokens: u64, rows: u64, context: u64) -> Cost {
+    let model = engine.model();
+    let mut cost = Cost { kv: engine.options().kv, ..Cost::new(tokens, rows, context) };
     forward(&mut cost, model);
     cost
 }

@@ -252,6 +252,12 @@ fn inspect_agrees_with_the_fixture() {
         let sized = home.success(["inspect", path, "--json", "--ctx", "64"]);
         let sized: Value = serde_json::from_str(&sized).unwrap();
         assert_eq!(sized["memory"]["cache_bytes"], 64 * token);
+        if config("head_dim").is_multiple_of(32) {
+            let coded = home.success(["inspect", path, "--json", "--ctx", "64", "--kv", "q8_0"]);
+            let coded: Value = serde_json::from_str(&coded).unwrap();
+            // 34 bytes hold 32 numbers.
+            assert_eq!(coded["memory"]["cache_bytes"], 64 * token / 2 * 34 / 32);
+        }
         let tables = home.success(["inspect", path, "--tensors", "--metadata"]);
         assert!(tables.contains("token_embd.weight") && tables.contains("general.architecture"));
     }

@@ -1,7 +1,7 @@
 //! Cases of `write_kv`, `attend` and `rope_kv`: several sequences in shuffled blocks, chunked prompts, then single tokens.
 use crate::conformance::{FLOAT, Forward, Setup, Tolerance, check, subjects, token};
 use crate::simd::Family;
-use crate::{Attention, Cache, Heads, Norm, NormKind, Ops, Pairing, Rope, Weight};
+use crate::{Attention, Cache, Heads, KvFormat, Norm, NormKind, Ops, Pairing, Rope, Weight};
 use std::collections::BTreeMap;
 
 /// The reference keeps K and V in f32, so these cases give it numbers that F16 holds exactly: what is left is f32 rounding
@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 const EXACT: &[Tolerance] = &[FLOAT];
 /// Where K and V are computed, F16 rounds each by up to 5e-4 and scores of a few units move likewise.
 const ROUNDED: &[Tolerance] = &[Tolerance::Max(2e-3)];
+
+/// Where K and V are computed, rounding moves a number in thousands over the border between two codes, 8e-3 of the largest apart.
+const CODED: &[Tolerance] = &[Tolerance::Max(1e-2)];
 
 struct Attend {
     tables: [Weight; 3],
@@ -35,7 +38,7 @@ fn forward(
     [heads, kv_heads, head_dim]: [u32; 3],
     window: Option<u32>,
 ) -> Attend {
-    let cache = Cache { kv_heads, head_dim };
+    let cache = Cache { kv_heads, head_dim, format: KvFormat::F16 };
     setup.caches = vec![cache, cache];
     let scale = 1.0 / (head_dim as f32).sqrt();
     let attention = Attention { layer: 0, heads, kv_heads, head_dim, scale, window };
@@ -73,9 +76,18 @@ fn steps(setup: &mut Setup) {
 const HEADS: [[u32; 3]; 6] =
     [[4, 4, 16], [9, 3, 64], [4, 1, 256], [8, 2, 80], [3, 1, 2], [1, 1, 7]];
 
+/// Makes the caches of a case hold another format.
+fn keep_in(setup: &mut Setup, format: KvFormat) {
+    setup.caches.iter_mut().for_each(|cache| cache.format = format);
+}
+
 #[test]
 fn sequences_in_blocks() {
-    for (seed, (family, heads)) in (1..).zip(families().flat_map(|f| HEADS.map(|h| (f, h)))) {
+    let cases = KvFormat::ALL.into_iter().flat_map(|kv| HEADS.map(|heads| (kv, heads)));
+    let cases = cases.filter(|(kv, [.., head_dim])| kv.takes(*head_dim));
+    for (seed, (family, (kv, heads))) in
+        (1..).zip(families().flat_map(|family| cases.clone().map(move |case| (family, case))))
+    {
         let windows = [
             (None, 16),
             (None, 48),
@@ -89,9 +101,10 @@ fn sequences_in_blocks() {
             setup.block_tokens = block_tokens;
             setup.packed_for = Some(family);
             let forward = forward(&mut setup, heads, window);
+            keep_in(&mut setup, kv);
             steps(&mut setup);
             let name =
-                format!("{family} attend {heads:?}, window {window:?}, blocks of {block_tokens}");
+                format!("{family}, {kv:?} {heads:?}, window {window:?}, blocks of {block_tokens}");
             check(&name, &setup, &forward, EXACT);
         }
     }
@@ -121,16 +134,21 @@ fn rows(setup: &Setup, forward: &Attend, device: &dyn hal::Device) -> Rows {
 /// and with other threads, bit for bit.
 #[test]
 fn bits_depend_on_neither_threads_nor_batch() {
-    let cases =
-        [([9, 3, 64], None), ([4, 1, 32], Some(300)), ([40, 1, 16], None), ([7, 1, 20], None)];
-    for (seed, (family, (heads, window))) in
+    let cases = [
+        ([9, 3, 64], None, KvFormat::F16),
+        ([4, 1, 32], Some(260), KvFormat::Q8_0),
+        ([40, 1, 16], None, KvFormat::F16),
+        ([7, 1, 20], Some(260), KvFormat::F16),
+    ];
+    for (seed, (family, (heads, window, kv))) in
         (1..).zip(families().flat_map(|family| cases.map(|case| (family, case))))
     {
-        let name = format!("{family}, {heads:?}, window {window:?}");
+        let name = format!("{family}, {kv:?} {heads:?}, window {window:?}");
         let with = |steps: &dyn Fn(&mut Setup)| {
             let mut setup = Setup::new(seed);
             setup.packed_for = Some(family);
             let forward = forward(&mut setup, heads, window);
+            keep_in(&mut setup, kv);
             steps(&mut setup);
             (setup, forward)
         };
@@ -139,14 +157,14 @@ fn bits_depend_on_neither_threads_nor_batch() {
             range.map(move |p| token(id(p + sequence), p, sequence, true))
         };
         let (apart, forward) = with(&|setup| {
-            (0..540).step_by(30).for_each(|p| setup.step(tokens(0, p..p + 30).collect()));
-            setup.step(tokens(0, 540..541).collect());
-            setup.step(tokens(0, 541..543).chain(tokens(1, 0..2)).collect());
+            (0..300).step_by(30).for_each(|p| setup.step(tokens(0, p..p + 30).collect()));
+            setup.step(tokens(0, 300..301).collect());
+            setup.step(tokens(0, 301..303).chain(tokens(1, 0..2)).collect());
         });
         check(&name, &apart, &forward, EXACT);
         let (together, _) = with(&|setup| {
             setup.step(tokens(1, 0..2).chain(tokens(0, 0..270)).collect());
-            setup.step(tokens(0, 270..543).collect());
+            setup.step(tokens(0, 270..303).collect());
         });
         let mut devices = subjects().into_iter().filter(|subject| subject.executes);
         let first = devices.next().expect("a device");
@@ -212,5 +230,7 @@ fn heads_are_finished_before_the_cache() {
         };
         steps(&mut setup);
         check(&format!("norm {normed}, rope {rotated}"), &setup, &forward, ROUNDED);
+        keep_in(&mut setup, KvFormat::Q8_0);
+        check(&format!("norm {normed}, rope {rotated}, Q8_0"), &setup, &forward, CODED);
     }
 }

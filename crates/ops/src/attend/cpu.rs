@@ -12,8 +12,9 @@ use super::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Portable};
-use super::part::{Chunk, GROUPS, Halves, Part, State, Stored, folded};
+use super::part::{Chunk, GROUPS, Halves, Part, Scaled, State, Stored, folded};
 use super::{Args, CHUNK, TILE_ROWS, chunks_max, padded, partial_row};
+use crate::KvFormat;
 use crate::simd::Family;
 use hal::cpu::{HostLaunch, Shared};
 use std::ops::Range;
@@ -146,7 +147,8 @@ impl Work<'_> {
         let (head_dim, block_tokens) =
             (self.args.head_dim as usize, self.args.block_tokens as usize);
         let table = self.sequences[tile.tokens.start] as usize * self.args.blocks as usize;
-        let bytes = 2 * block_tokens * head_dim;
+        let format = KvFormat::from_code(self.args.kv);
+        let bytes = block_tokens * format.head_bytes(self.args.head_dim) as usize;
         let mut groups = [(0, 0); GROUPS];
         for (i, group) in groups.iter_mut().enumerate() {
             let position = chunk * CHUNK + 16 * i;
@@ -238,13 +240,17 @@ fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &m
         Some((chunk, _)) => tile.chunks.start + chunk..tile.chunks.start + chunk + 1,
         None => tile.chunks.clone(),
     };
-    let states = sum_chunks::<Halves, L>(work, tile, chunks.clone(), q, y, weights);
+    let from = chunks.start;
+    let states = match KvFormat::from_code(work.args.kv) {
+        KvFormat::F16 => sum_chunks::<Halves, L>(work, tile, chunks, q, y, weights),
+        KvFormat::Q8_0 => sum_chunks::<Scaled, L>(work, tile, chunks, q, y, weights),
+    };
     let Some((_, number)) = piece else {
         let totals = std::array::from_fn(|row| states[row / 16].total[row % 16]);
         return work.finish(tile, y, &totals);
     };
     // SAFETY: each chunk of a tile is claimed once, and read only after it was counted as done.
-    let partial = unsafe { work.partials.part(work.partial(tile, chunks.start)) };
+    let partial = unsafe { work.partials.part(work.partial(tile, from)) };
     let rows = partial.chunks_exact_mut(partial.len() / tile.rows());
     for (row, (to, y)) in rows.zip(y.chunks_exact(padded(n))).enumerate() {
         to[..padded(n)].copy_from_slice(y);
@@ -300,14 +306,20 @@ fn sum_chunks<S: Stored, L: Lanes>(
                 sees: &sees[range],
             };
             match part.sees.len() {
-                8 if L::ROWS >= 8 => part.chunk::<S, L, 8>(&chunk),
-                7 if L::ROWS >= 8 => part.chunk::<S, L, 7>(&chunk),
-                6 if L::ROWS >= 8 => part.chunk::<S, L, 6>(&chunk),
-                5 if L::ROWS >= 8 => part.chunk::<S, L, 5>(&chunk),
-                4 => part.chunk::<S, L, 4>(&chunk),
-                3 => part.chunk::<S, L, 3>(&chunk),
+                1 => part.chunk::<S, L, 1>(&chunk),
                 2 => part.chunk::<S, L, 2>(&chunk),
-                _ => part.chunk::<S, L, 1>(&chunk),
+                3 => part.chunk::<S, L, 3>(&chunk),
+                4 => part.chunk::<S, L, 4>(&chunk),
+                rows => {
+                    if const { L::ROWS > 4 } {
+                        match rows {
+                            5 => part.chunk::<S, L, 5>(&chunk),
+                            6 => part.chunk::<S, L, 6>(&chunk),
+                            7 => part.chunk::<S, L, 7>(&chunk),
+                            _ => part.chunk::<S, L, 8>(&chunk),
+                        }
+                    }
+                }
             }
         }
     }

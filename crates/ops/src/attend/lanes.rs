@@ -13,6 +13,8 @@ pub(super) trait Lanes {
     fn splat(x: f32) -> Self::V;
     /// Sixteen F16 numbers, widened.
     fn widen(from: &[u16; 16]) -> Self::V;
+    /// Sixteen integers, as numbers.
+    fn widen_codes(from: &[i8; 16]) -> Self::V;
     fn load(from: &[f32; 16]) -> Self::V;
     fn store(v: Self::V, to: &mut [f32; 16]);
     /// `a * b + c`
@@ -90,6 +92,10 @@ impl Lanes for Portable {
         from.map(|bits| half::f16::from_bits(bits).to_f32_const())
     }
     #[inline(always)]
+    fn widen_codes(from: &[i8; 16]) -> Self::V {
+        from.map(f32::from)
+    }
+    #[inline(always)]
     fn load(from: &[f32; 16]) -> Self::V {
         *from
     }
@@ -148,6 +154,13 @@ mod x86 {
         fn widen(from: &[u16; 16]) -> Self::V {
             // SAFETY: as above; 32 bytes are readable.
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn widen_codes(from: &[i8; 16]) -> Self::V {
+            // SAFETY: as above; 16 bytes are readable.
+            unsafe {
+                _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
+            }
         }
         #[inline(always)]
         fn load(from: &[f32; 16]) -> Self::V {
@@ -226,6 +239,15 @@ mod x86 {
             }
         }
         #[inline(always)]
+        fn widen_codes(from: &[i8; 16]) -> Self::V {
+            let from = from.as_ptr();
+            // SAFETY: as above; 8 bytes from each of these are readable.
+            [0, 8].map(|at| unsafe {
+                let codes = _mm_loadl_epi64(from.add(at).cast());
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes))
+            })
+        }
+        #[inline(always)]
         fn load(from: &[f32; 16]) -> Self::V {
             // SAFETY: as above; 64 bytes are readable.
             unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
@@ -281,8 +303,9 @@ mod arm {
     use super::Lanes;
     use crate::simd::neon::widen_f16;
     use std::arch::aarch64::{
-        float32x4_t, vaddq_f32, vaddvq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vfmaq_f32, vld1_u16,
-        vld1q_f32, vmaxnmq_f32, vmaxnmvq_f32, vmulq_f32, vreinterpretq_f32_u32,
+        float32x4_t, vaddq_f32, vaddvq_f32, vbslq_f32, vcgtq_f32, vcvtq_f32_s32, vdupq_n_f32,
+        vfmaq_f32, vget_high_s8, vget_high_s16, vget_low_s8, vget_low_s16, vld1_u16, vld1q_f32,
+        vld1q_s8, vmaxnmq_f32, vmaxnmvq_f32, vmovl_s8, vmovl_s16, vmulq_f32, vreinterpretq_f32_u32,
         vreinterpretq_u32_f32, vshlq_n_u32, vst1q_f32, vsubq_f32,
     };
 
@@ -304,6 +327,21 @@ mod arm {
             let from = from.as_ptr();
             // SAFETY: as above; 32 bytes are readable.
             [0, 4, 8, 12].map(|at| unsafe { widen_f16(vld1_u16(from.add(at))) })
+        }
+        #[inline(always)]
+        fn widen_codes(from: &[i8; 16]) -> Self::V {
+            // SAFETY: as above; 16 bytes are readable.
+            unsafe {
+                let codes = vld1q_s8(from.as_ptr());
+                let (low, high) = (vmovl_s8(vget_low_s8(codes)), vmovl_s8(vget_high_s8(codes)));
+                let four = [
+                    vget_low_s16(low),
+                    vget_high_s16(low),
+                    vget_low_s16(high),
+                    vget_high_s16(high),
+                ];
+                four.map(|four| vcvtq_f32_s32(vmovl_s16(four)))
+            }
         }
         #[inline(always)]
         fn load(from: &[f32; 16]) -> Self::V {

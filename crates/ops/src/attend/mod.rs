@@ -47,6 +47,8 @@ hal::args! {
         pub block_tokens: u32,
         pub blocks: u32,
         pub window: u32,
+        /// Code of the cache's format.
+        pub kv: u32,
         pub family: u32,
         pub scale: f32,
     }
@@ -62,6 +64,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
         block_tokens: inputs.limits.block_tokens,
         blocks: inputs.limits.blocks,
         window: attention.window.unwrap_or(u32::MAX),
+        kv: cache.shape.format.code(),
         family: to.family.code(),
         scale: attention.scale,
     };
@@ -84,9 +87,9 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
         write(inputs.counters()),
         write(partials.place()),
     ];
-    // Queries and sums of a tile, weights of a few rows.
+    // Queries and sums of a tile; weights of a few rows, as they are and under two groups' scales.
     let row = 2 * args.head_dim.next_multiple_of(16);
-    let scratch_bytes = 4 * (TILE_ROWS * row + 8 * CHUNK as u32);
+    let scratch_bytes = 4 * (TILE_ROWS * row + 3 * 8 * CHUNK as u32);
     let spread = Spread { groups: to.bucket.tokens * args.heads, scratch_bytes };
     to.launch(&ATTEND, &operands, spread, |image| args.write_to(image));
     y

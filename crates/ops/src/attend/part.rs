@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "inner loops read the cache without a check per number")]
 use super::lanes::Lanes;
 use super::{CHUNK, padded};
+use crate::KvFormat;
 use std::ops::Range;
 
 /// Vectors of positions in a chunk.
@@ -10,6 +11,8 @@ pub(super) const GROUPS: usize = CHUNK / 16;
 /// How the cache stores a number, see [`crate::write_kv`].
 pub(super) trait Stored {
     type Code: Copy;
+    /// Whether each [`KvFormat::GROUP`] numbers of a head have a scale.
+    const SCALED: bool;
 
     /// Sixteen neighbouring codes as numbers.
     fn widen<L: Lanes>(from: &[Self::Code; 16]) -> L::V;
@@ -21,12 +24,29 @@ pub(super) struct Halves;
 
 impl Stored for Halves {
     type Code = u16;
+    const SCALED: bool = false;
 
     #[inline(always)]
     fn widen<L: Lanes>(from: &[u16; 16]) -> L::V {
         L::widen(from)
     }
     fn zero() -> u16 {
+        0
+    }
+}
+
+/// Q8_0: codes that a scale is to be multiplied with.
+pub(super) struct Scaled;
+
+impl Stored for Scaled {
+    type Code = i8;
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    fn widen<L: Lanes>(from: &[i8; 16]) -> L::V {
+        L::widen_codes(from)
+    }
+    fn zero() -> i8 {
         0
     }
 }
@@ -52,6 +72,16 @@ impl Chunk<'_> {
         // SAFETY: the record is whole, as was asserted for each group; the place begins 16 of its block, and d is below the head's
         // size. A code is a plain number; records are aligned for it.
         S::widen::<L>(unsafe { &*self.k.as_ptr().add(at).cast::<[S::Code; 16]>() })
+    }
+
+    /// In K or V, the scales that the positions of a group have for 32 numbers of the head.
+    #[inline(always)]
+    fn scales<L: Lanes>(&self, cache: &[u8], group: usize, numbers: usize) -> L::V {
+        let (record, place) = self.groups[group];
+        let codes = self.head_dim * self.block_tokens;
+        let at = record + codes + 2 * (numbers * self.block_tokens + place);
+        // SAFETY: as above; scales follow the codes in the record.
+        L::widen(unsafe { &*cache.as_ptr().add(at).cast::<[u16; 16]>() })
     }
 
     /// Sixteen numbers of V, from `lane` on, of place `i` of a group; zeros past the end of the head.
@@ -111,7 +141,7 @@ pub(super) struct Part<'a> {
     pub(super) q: &'a [f32],
     /// `(rows, padded(head_dim))`: sums of values under `state`.
     pub(super) y: &'a mut [f32],
-    /// `(rows, CHUNK)`: scores, then weights.
+    /// `(3, rows, CHUNK)`: scores, then weights; weights with two groups' scales.
     pub(super) weights: &'a mut [f32],
     pub(super) state: &'a mut State,
     /// Positions that each row sees.
@@ -122,7 +152,7 @@ pub(super) struct Part<'a> {
 /// the loop's variable in memory.
 macro_rules! each_below {
     ($end:expr, $i:ident in [$($index:literal),*] $body:block) => {
-        $(if $index < $end {
+        $(if const { $index < $end } {
             // Never out of bounds, also where this is dead code.
             let $i = $index % $end;
             $body
@@ -153,7 +183,7 @@ impl Part<'_> {
             self.sees.len() == R
                 && self.q.len() == R * chunk.head_dim
                 && self.y.len() == R * padded(chunk.head_dim)
-                && self.weights.len() >= R * CHUNK,
+                && self.weights.len() >= 3 * R * CHUNK,
             "R rows"
         );
         let seen = first - chunk.start..end - chunk.start;
@@ -161,10 +191,13 @@ impl Part<'_> {
         let mut group = groups.start;
         while group < groups.end {
             let step = width(L::SUMS, R).min(1 << (groups.end - group).ilog2());
-            match step {
-                4 => self.scores::<S, L, R, 4>(chunk, group),
-                2 => self.scores::<S, L, R, 2>(chunk, group),
-                _ => self.scores::<S, L, R, 1>(chunk, group),
+            // Constants first: what cannot happen is not even compiled.
+            if const { width(L::SUMS, R) == 4 } && step == 4 {
+                self.scores::<S, L, R, 4>(chunk, group);
+            } else if const { width(L::SUMS, R) >= 2 } && step == 2 {
+                self.scores::<S, L, R, 2>(chunk, group);
+            } else {
+                self.scores::<S, L, R, 1>(chunk, group);
             }
             group += step;
         }
@@ -173,10 +206,12 @@ impl Part<'_> {
         let mut vector = 0;
         while vector < vectors {
             let step = width(L::SUMS, R).min(1 << (vectors - vector).ilog2());
-            match step {
-                4 => self.values::<S, L, R, 4>(chunk, &seen, 16 * vector, &factors),
-                2 => self.values::<S, L, R, 2>(chunk, &seen, 16 * vector, &factors),
-                _ => self.values::<S, L, R, 1>(chunk, &seen, 16 * vector, &factors),
+            if const { width(L::SUMS, R) == 4 } && step == 4 {
+                self.values::<S, L, R, 4>(chunk, &seen, 16 * vector, &factors);
+            } else if const { width(L::SUMS, R) >= 2 } && step == 2 {
+                self.values::<S, L, R, 2>(chunk, &seen, 16 * vector, &factors);
+            } else {
+                self.values::<S, L, R, 1>(chunk, &seen, 16 * vector, &factors);
             }
             vector += step;
         }
@@ -189,22 +224,34 @@ impl Part<'_> {
         chunk: &Chunk<'_>,
         group: usize,
     ) {
-        let mut sums = [[L::splat(0.0); P]; R];
-        for (d, q) in self.q.as_chunks::<R>().0.iter().enumerate() {
-            let mut keys = [L::splat(0.0); P];
-            each_below!(P, p in [0, 1, 2, 3] {
-                keys[p] = chunk.keys::<S, L>(group + p, d);
-            });
-            each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
-                let q = L::splat(q[r]);
+        let scaled = if S::SCALED { KvFormat::GROUP } else { chunk.head_dim };
+        for (numbers, q) in self.q.chunks(scaled * R).enumerate() {
+            let mut sums = [[L::splat(0.0); P]; R];
+            for (d, q) in (numbers * scaled..).zip(q.as_chunks::<R>().0) {
+                let mut keys = [L::splat(0.0); P];
                 each_below!(P, p in [0, 1, 2, 3] {
-                    sums[r][p] = L::mul_add(q, keys[p], sums[r][p]);
+                    keys[p] = chunk.keys::<S, L>(group + p, d);
                 });
-            });
-        }
-        for (sums, scores) in sums.into_iter().zip(self.weights.as_chunks_mut::<CHUNK>().0) {
-            for (sum, to) in sums.into_iter().zip(&mut scores.as_chunks_mut().0[group..]) {
-                L::store(sum, to);
+                each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
+                    let q = L::splat(q[r]);
+                    each_below!(P, p in [0, 1, 2, 3] {
+                        sums[r][p] = L::mul_add(q, keys[p], sums[r][p]);
+                    });
+                });
+            }
+            for (sums, scores) in sums.into_iter().zip(self.weights.as_chunks_mut::<CHUNK>().0) {
+                let scores = &mut scores.as_chunks_mut().0[group..];
+                for (p, (sum, to)) in sums.into_iter().zip(scores).enumerate() {
+                    let before = if numbers == 0 { L::splat(0.0) } else { L::load(to) };
+                    L::store(
+                        if S::SCALED {
+                            L::mul_add(sum, chunk.scales::<L>(chunk.k, group + p, numbers), before)
+                        } else {
+                            sum
+                        },
+                        to,
+                    );
+                }
             }
         }
     }
@@ -245,6 +292,27 @@ impl Part<'_> {
         self.state.fold::<L>(&more)
     }
 
+    /// Multiplies the weights with the scales that these groups of 32 numbers have in V. Where no row sees, scales may be anything.
+    #[inline(always)]
+    fn scale_weights<L: Lanes, const R: usize>(
+        &mut self,
+        chunk: &Chunk<'_>,
+        groups: Range<usize>,
+        numbers: Range<usize>,
+    ) {
+        let (weights, scaled) = self.weights.split_at_mut(R * CHUNK);
+        for (numbers, scaled) in numbers.zip(scaled.chunks_exact_mut(R * CHUNK)) {
+            for group in groups.clone() {
+                let scales = chunk.scales::<L>(chunk.v, group, numbers);
+                for row in 0..R {
+                    let at = row * GROUPS + group;
+                    let weight = L::load(&weights.as_chunks().0[at]);
+                    L::store(L::mul(weight, scales), &mut scaled.as_chunks_mut().0[at]);
+                }
+            }
+        }
+    }
+
     /// Sums the weighted values of the head's `16 * D` numbers from `lane` on.
     #[inline(always)]
     fn values<S: Stored, L: Lanes, const R: usize, const D: usize>(
@@ -254,6 +322,10 @@ impl Part<'_> {
         lane: usize,
         [shrink, grow]: &[[f32; 16]; 2],
     ) {
+        if S::SCALED {
+            let groups = seen.start / 16..seen.end.div_ceil(16);
+            self.scale_weights::<L, R>(chunk, groups, lane / 32..(lane / 32 + D.div_ceil(2)));
+        }
         let mut sums = [[L::splat(0.0); D]; R];
         for group in seen.start / 16..seen.end.div_ceil(16) {
             let places = (16 * group).max(seen.start)..(16 * (group + 1)).min(seen.end);
@@ -263,9 +335,11 @@ impl Part<'_> {
                     values[d] = chunk.values::<S, L>(group, place % 16, lane + 16 * d);
                 });
                 each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
-                    // SAFETY: there are R rows of CHUNK weights.
-                    let weight = L::splat(unsafe { *self.weights.get_unchecked(r * CHUNK + place) });
                     each_below!(D, d in [0, 1, 2, 3] {
+                        let row = if S::SCALED { (1 + d / 2) * R + r } else { r };
+                        // SAFETY: there are three times R rows of CHUNK weights.
+                        let weight = unsafe { *self.weights.get_unchecked(row * CHUNK + place) };
+                        let weight = L::splat(weight);
                         sums[r][d] = L::mul_add(weight, values[d], sums[r][d]);
                     });
                 });

@@ -2,7 +2,8 @@
 use super::{Forward, Setup, Tolerance, check, token};
 use crate::format::Format;
 use crate::{
-    Activation, Attention, Cache, Heads, Hidden, Linear, Norm, NormKind, Ops, Pairing, Rope, Weight,
+    Activation, Attention, Cache, Heads, Hidden, KvFormat, Linear, Norm, NormKind, Ops, Pairing,
+    Rope, Weight,
 };
 
 /// See the module.
@@ -45,7 +46,7 @@ impl Layer {
             frequencies: setup.floats(HEAD_DIM / 2, &frequencies),
             amplitude: 1.0,
         };
-        setup.caches.push(Cache { kv_heads, head_dim: HEAD_DIM });
+        setup.caches.push(Cache { kv_heads, head_dim: HEAD_DIM, format: KvFormat::F16 });
         Self {
             table: setup.table(DIM),
             norm: norm(setup, DIM),

@@ -5,8 +5,8 @@ use crate::linear::pack;
 use crate::sample::Sampler;
 use crate::simd::Family;
 use crate::{
-    Batch, Bucket, Cache, CacheSpans, FEEDBACK, Inputs, Limits, Matrix, Recorder, Reference,
-    Resources, Tensor, Token, Weight,
+    Batch, Bucket, Cache, CacheSpans, FEEDBACK, Inputs, KvFormat, Limits, Matrix, Recorder,
+    Reference, Resources, Tensor, Token, Weight,
 };
 use hal::{Buffer, Commands, Device, Memory, Span, Timing};
 use half::f16;
@@ -53,7 +53,7 @@ pub(crate) struct Ran {
     /// Of each returned tensor, the rows that the step asked for.
     pub(crate) outputs: Vec<Vec<f32>>,
     pub(crate) sampled: Vec<u32>,
-    /// K and V of each cache, as F16 bits.
+    /// K and V of each cache, two bytes each: in F16, a number's bits.
     pub(crate) caches: Vec<[Vec<u16>; 2]>,
 }
 
@@ -242,6 +242,7 @@ impl Setup {
     pub(crate) fn expected(&self, forward: &impl Forward) -> Vec<Vec<Matrix>> {
         let tensors = self.tensors.iter().map(Vec::as_slice).collect();
         let mut reference = Reference::new(tensors, Batch::new(self.limits()));
+        reference.kv = self.caches.first().map_or(KvFormat::F16, |cache| cache.format);
         let mut step = |step: &Vec<Token>| {
             self.fill(&mut reference.batch, step, |id| self.resolved(id));
             forward.forward(&mut reference)

@@ -1,6 +1,7 @@
 //! `rope_kv` on the CPU: an item is a head of q, k or v of one token.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint heads of shared spans")]
 use super::Args;
+use crate::KvFormat;
 use crate::norm::normalize;
 use crate::rope::rotate;
 use crate::write_kv::{Place, store_k, store_v};
@@ -13,6 +14,7 @@ pub(super) fn rope_kv(launch: &HostLaunch<'_>) {
     // SAFETY: all spans but q and the caches are only read by this launch.
     let (counts, k, v) =
         unsafe { (launch.slice::<u32>(0), launch.slice::<f32>(4), launch.slice::<f32>(5)) };
+    let format = KvFormat::from_code(args.kv);
     let mut next = 9;
     let mut optional = |present: bool| {
         let at = next;
@@ -43,9 +45,9 @@ pub(super) fn rope_kv(launch: &HostLaunch<'_>) {
         let place = Place::of(launch, (args.block_tokens, args.blocks), t);
         if head < heads + kv_heads {
             finish(&k[from..from + n], scratch, k_norm, angles, args.halves == 1);
-            store_k(launch.shared(7), scratch, place.head(kv_heads, kv_head));
+            store_k(launch.shared(7), format, scratch, place.head(kv_heads, kv_head));
         } else {
-            store_v(launch.shared(8), &v[from..from + n], place.head(kv_heads, kv_head));
+            store_v(launch.shared(8), format, &v[from..from + n], place.head(kv_heads, kv_head));
         }
     }
 }

@@ -24,6 +24,8 @@ hal::args! {
         pub k_norm: u32,
         pub block_tokens: u32,
         pub blocks: u32,
+        /// Code of the cache's format.
+        pub kv: u32,
         pub q_epsilon: f32,
         pub k_epsilon: f32,
     }
@@ -54,6 +56,7 @@ pub(crate) fn record(
         k_norm: u32::from(heads.k_norm.is_some()),
         block_tokens: inputs.limits.block_tokens,
         blocks: inputs.limits.blocks,
+        kv: cache.shape.format.code(),
         q_epsilon: epsilon(&heads.q_norm),
         k_epsilon: epsilon(&heads.k_norm),
     };

@@ -1,6 +1,7 @@
 //! Cases of `write_kv`: the cache bit for bit, with every place that no token owns untouched.
+use super::reference::quantize;
 use crate::conformance::{Forward, POISON_F16, Setup, subjects, token};
-use crate::{Attention, Cache, Matrix, Ops, Weight};
+use crate::{Attention, Cache, KvFormat, Matrix, Ops, Weight};
 use half::f16;
 
 struct Rows(Weight, Weight);
@@ -13,7 +14,7 @@ impl Forward for Rows {
 
 /// Adds what a step's tokens must leave in the cache.
 fn store(
-    cache: &mut [u16],
+    cache: &mut [u8],
     transposed: bool,
     setup: &Setup,
     step: usize,
@@ -22,26 +23,57 @@ fn store(
 ) {
     let (limits, tables) = (setup.limits(), setup.tables());
     let (n, heads) = (shape.head_dim as usize, shape.kv_heads as usize);
-    let block_tokens = limits.block_tokens;
+    let block_tokens = limits.block_tokens as usize;
     for (token, row) in setup.steps()[step].iter().zip(rows.rows()) {
-        let entry = token.sequence * limits.blocks + token.position / block_tokens;
+        let entry = token.sequence * limits.blocks + token.position / limits.block_tokens;
         let block = tables[entry as usize] as usize;
+        let place = (token.position % limits.block_tokens) as usize;
+        let index = |d| if transposed { d * block_tokens + place } else { place * n + d };
         for (head, values) in row.chunks_exact(n).enumerate() {
-            let place = (token.position % block_tokens) as usize;
-            let start = (block * heads + head) * block_tokens as usize * n;
-            for (d, x) in values.iter().enumerate() {
-                let at = if transposed { d * block_tokens as usize + place } else { place * n + d };
-                cache[start + at] = f16::from_f32(*x).to_bits();
+            let mut put = |at: usize, bytes: &[u8]| {
+                let bits = if shape.format == KvFormat::F16 { 32 * 16 } else { 32 * 8 + 16 };
+                let record = (block * heads + head) * block_tokens * n * bits / (32 * 8);
+                cache[record + at..][..bytes.len()].copy_from_slice(bytes);
+            };
+            if shape.format == KvFormat::F16 {
+                for (d, x) in values.iter().enumerate() {
+                    put(2 * index(d), &f16::from_f32(*x).to_ne_bytes());
+                }
+                continue;
+            }
+            for (group, x) in values.chunks(32).enumerate() {
+                let (scale, codes) = quantize(x);
+                for (i, code) in codes.into_iter().enumerate() {
+                    put(index(32 * group + i), &code.to_ne_bytes());
+                }
+                let at = n * block_tokens + 2 * (group * block_tokens + place);
+                put(at, &scale.to_ne_bytes());
             }
         }
     }
 }
 
+/// llama.cpp's codes and scale for a group, made with the `gguf` package: `quantize(numbers, Q8_0)`.
+#[test]
+fn a_group_is_rounded_as_in_a_file() {
+    let numbers: Vec<f32> = (0..32_u8).map(|i| f32::from(i) * 0.37 - 4.0).collect();
+    let (scale, codes) = quantize(&numbers);
+    assert_eq!(scale.to_bits(), 0x2b87);
+    let expected = [
+        -68, -62, -55, -49, -43, -37, -30, -24, -18, -11, -5, 1, 7, 14, 20, 26, 33, 39, 45, 52, 58,
+        64, 70, 77, 83, 89, 96, 102, 108, 114, 121, 127,
+    ];
+    assert_eq!(codes, expected);
+    assert_eq!(quantize(&[0.0; 32]), (f16::ZERO, vec![0; 32]));
+}
+
 #[test]
 fn only_the_tokens_places_are_written() {
-    for (seed, (kv_heads, head_dim)) in (1..).zip([(1, 16), (3, 64), (2, 80), (2, 7)]) {
+    let halves = [(1, 16), (3, 64), (2, 80), (2, 7)].map(|shape| (shape, KvFormat::F16));
+    let coded = [(1, 32), (3, 64), (2, 96)].map(|shape| (shape, KvFormat::Q8_0));
+    for (seed, ((kv_heads, head_dim), format)) in (1..).zip(halves.into_iter().chain(coded)) {
         let mut setup = Setup::new(seed);
-        let shape = Cache { kv_heads, head_dim };
+        let shape = Cache { kv_heads, head_dim, format };
         setup.caches = vec![shape];
         let rows = Rows(setup.table(kv_heads * head_dim), setup.table(kv_heads * head_dim));
         let mut tokens = setup.chunk(1, 0, 19);
@@ -57,14 +89,17 @@ fn only_the_tokens_places_are_written() {
                 to.write_kv(&tensors[0], &tensors[1], &attention);
                 tensors
             });
-            let mut caches = ran[0].caches[0].clone().map(|cache| vec![POISON_F16; cache.len()]);
+            let bytes = |cache: Vec<u16>| cache.into_iter().flat_map(u16::to_ne_bytes).collect();
+            let poison = |cache: Vec<u16>| POISON_F16.to_ne_bytes().repeat(cache.len());
+            let mut caches: [Vec<u8>; 2] = ran[0].caches[0].clone().map(poison);
             for (step, ran) in ran.iter().enumerate() {
                 for (transposed, (cache, rows)) in
                     [true, false].into_iter().zip(caches.iter_mut().zip(&expected[step]))
                 {
                     store(cache, transposed, &setup, step, rows, shape);
                 }
-                assert!(ran.caches[0] == caches, "{}, seed {seed}, step {step}", subject.name);
+                let found: [Vec<u8>; 2] = ran.caches[0].clone().map(bytes);
+                assert!(found == caches, "{}, seed {seed}, step {step}", subject.name);
             }
         }
     }

@@ -1,11 +1,13 @@
-//! `write_kv`: stores K and V of the batch's tokens in the cache, rounded to F16.
+//! `write_kv`: stores K and V of the batch's tokens in the cache, rounded to its [`crate::KvFormat`].
 //!
-//! Contract: token t of sequence s at position p goes to block `tables[s][p / block_tokens]`, place `p % block_tokens`. Layout: K
-//! `(blocks, kv_heads, head_dim, block_tokens)`, so that scores of neighbouring positions are neighbouring lanes; V
-//! `(blocks, kv_heads, block_tokens, head_dim)`.
+//! Contract: token t of sequence s at position p goes to block `tables[s][p / block_tokens]`, place `p % block_tokens`. K and V
+//! are `(blocks, kv_heads)` records each. In F16, a record of K is `(head_dim, block_tokens)`, so that scores of neighbouring positions
+//! are neighbouring lanes, and one of V `(block_tokens, head_dim)`. In Q8_0, records hold int8 codes in the same order, then F16 scales
+//! `(head_dim / 32, block_tokens)`: each 32 numbers of a head are rounded to multiples of their largest over 127, as llama.cpp does.
 #[cfg(test)]
 mod cases;
 mod cpu;
+pub mod reference;
 
 pub(crate) use cpu::{Place, store_k, store_v};
 
@@ -22,6 +24,8 @@ hal::args! {
         pub head_dim: u32,
         pub block_tokens: u32,
         pub blocks: u32,
+        /// Code of the cache's format.
+        pub kv: u32,
     }
 }
 
@@ -32,6 +36,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, k: &Tensor, v: &Tensor, attention: &
         head_dim: attention.head_dim,
         block_tokens: inputs.limits.block_tokens,
         blocks: inputs.limits.blocks,
+        kv: cache.shape.format.code(),
     };
     let operands = [
         to.counts(),

@@ -1,7 +1,6 @@
 //! Timed runs of prompts and answers.
 use crate::speed::step_cost;
 use engine::{Engine, Error, Options, Params, Report, SequenceId, StepSummary};
-use model::Model;
 use ops::sample::Sampler;
 use std::time::{Duration, Instant};
 
@@ -108,7 +107,7 @@ impl Measured {
         let ids = tokens.first(test.depth + test.tokens);
         let mut run = Run { engine, sequence: None, reports: Vec::new() };
         run.once(&test, &ids)?;
-        let work = Work::new(run.engine.model(), &plans, test.first_context(), &run.reports);
+        let work = Work::new(run.engine, &plans, test.first_context(), &run.reports);
         let times = (0..repeat).map(|_| run.once(&test, &ids)).collect::<Result<_, Error>>();
         run.forget();
         Ok(Self { test, times: times?, work })
@@ -199,12 +198,12 @@ impl Run<'_> {
 
 impl Work {
     /// What these steps do together, after `context` tokens.
-    fn new(model: &Model, plans: &[StepSummary], context: u32, reports: &[Report]) -> Self {
+    fn new(engine: &Engine, plans: &[StepSummary], context: u32, reports: &[Report]) -> Self {
         let mut work = Self::default();
         let mut context = u64::from(context);
         for report in reports {
             let tokens = report.prompt_tokens + report.decode_tokens;
-            let cost = step_cost(model, u64::from(tokens), u64::from(report.sampled), context);
+            let cost = step_cost(engine, u64::from(tokens), u64::from(report.sampled), context);
             let plan = plans.iter().find(|plan| plan.tokens >= tokens);
             context += u64::from(tokens);
             work.steps += 1;

@@ -70,6 +70,7 @@ fn model_arguments(arguments: &BenchArguments, tests: &[Test]) -> ModelArguments
     ModelArguments {
         model: arguments.model.clone(),
         ctx: tests.iter().map(Test::context).max(),
+        kv: arguments.kv,
         threads: arguments.threads,
         device: arguments.device.clone(),
     }

@@ -217,6 +217,7 @@ impl Report<'_> {
                 "architecture": session.engine.model().config.row.name,
             },
             "context": session.engine.options().context,
+            "kv": session.engine.options().kv.name(),
             "device": json_of(&row),
             "build": build(),
             "command": std::env::args().collect::<Vec<_>>(),
