@@ -5,7 +5,6 @@
 //! Eight-bit codes (Q8_0, IQ4) are taken as signed ones instead; their sign moves to the activation (`vpsignb`). Sums of 4
 //! products then widen to 32 bits.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
-use super::pack::unit;
 use super::tiles::TileKernel;
 use super::units::{self, At, Packed, PerFormat, Registers, each};
 use crate::format::Format;
@@ -42,7 +41,7 @@ unsafe fn product<F: Packed, const T: usize>(
     panel: *const u8,
     out: *mut f32,
 ) {
-    let unit_size = const { unit(F::FORMAT).expect("packed formats have units") };
+    let unit_size = const { units::unit_of::<F>() };
     let blocks = unit_size.columns / 32;
     for half in 0..2 {
         let mut total = [_mm256_setzero_ps(); T];

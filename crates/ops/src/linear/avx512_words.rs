@@ -17,8 +17,10 @@
 //! A step is two columns of 16 rows, in the order that costs unpacking least: of each 4 columns the even ones, then the odd ones
 //! (`quantize::words` has the same order).
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
-use super::avx512::{Codes, each, float, unit_of};
+use super::avx512::{Avx512, float};
 use super::tiles::{PAIR_BYTES, PromptKernels};
+use super::units::{At, Packed, bias, codes, each, groups, mins, scales, unit_of};
+use crate::format::Format;
 use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
 use std::arch::x86_64::*;
 
@@ -29,7 +31,7 @@ const BOTH: usize = 2 * 64;
 /// Steps of a block.
 const STEPS: usize = BLOCK / 2;
 
-pub(super) fn kernels<F: Codes>() -> PromptKernels {
+pub(super) fn kernels<F: Packed>() -> PromptKernels {
     PromptKernels { unpack: unpack::<F>, multiply }
 }
 
@@ -38,14 +40,14 @@ pub(super) fn kernels<F: Codes>() -> PromptKernels {
 /// # Safety
 /// The processor has the features; `tile` has `units` units, `to` room for as many columns of a pair, on a boundary of 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn unpack<F: Codes>(tile: *const u8, units: usize, which: usize, to: *mut u8) {
+unsafe fn unpack<F: Packed>(tile: *const u8, units: usize, which: usize, to: *mut u8) {
     let unit_size = const { unit_of::<F>() };
     let mut to = to.wrapping_add(64 * which);
     for u in 0..units {
         let unit = tile.wrapping_add(u * unit_size.bytes);
         for block in (0..unit_size.columns / 32).step_by(2) {
             // SAFETY: the caller says how many units there are, and that blocks have room.
-            unsafe { unpack_block::<F>(unit, block, to) };
+            unsafe { unpack_block::<F>(At::whole(unit), block, to) };
             to = to.wrapping_add(PAIR_BYTES);
         }
     }
@@ -56,10 +58,11 @@ unsafe fn unpack<F: Codes>(tile: *const u8, units: usize, which: usize, to: *mut
 /// # Safety
 /// As for [`unpack`].
 #[inline(always)]
-unsafe fn unpack_block<F: Codes>(unit: *const u8, block: usize, to: *mut u8) {
+unsafe fn unpack_block<F: Packed>(unit: At, block: usize, to: *mut u8) {
     // SAFETY: the caller's; only called from a function with the features.
     unsafe {
-        let (scales_a, scales_b) = (F::scales(unit, block), F::scales(unit, block + 1));
+        let (scales_a, scales_b) =
+            (scales::<Avx512, F>(unit, block), scales::<Avx512, F>(unit, block + 1));
         let (offsets_a, offsets_b) =
             (offsets::<F>(unit, block, scales_a), offsets::<F>(unit, block + 1, scales_b));
         let largest =
@@ -68,9 +71,9 @@ unsafe fn unpack_block<F: Codes>(unit: *const u8, block: usize, to: *mut u8) {
         let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WORD_MAX), largest);
         let scale = _mm512_mul_ps(largest, _mm512_set1_ps(1.0 / WORD_MAX));
         _mm512_store_ps(to.add(STEPS * BOTH).cast(), scale);
-        half::<F>(F::codes(unit, block), scales_a, offsets_a, inverse, to);
+        half::<F>(codes::<Avx512, F>(unit, block), scales_a, offsets_a, inverse, to);
         let to = to.add(STEPS / 2 * BOTH);
-        half::<F>(F::codes(unit, block + 1), scales_b, offsets_b, inverse, to);
+        half::<F>(codes::<Avx512, F>(unit, block + 1), scales_b, offsets_b, inverse, to);
     }
 }
 
@@ -79,11 +82,11 @@ unsafe fn unpack_block<F: Codes>(unit: *const u8, block: usize, to: *mut u8) {
 /// # Safety
 /// As for [`unpack`].
 #[inline(always)]
-unsafe fn offsets<F: Codes>(unit: *const u8, block: usize, scales: [__m512; 2]) -> [__m512; 2] {
+unsafe fn offsets<F: Packed>(unit: At, block: usize, scales: [__m512; 2]) -> [__m512; 2] {
     // SAFETY: the caller's.
     unsafe {
-        match F::BIAS {
-            None => F::mins(unit, block),
+        match bias::<Avx512>(F::FORMAT) {
+            None => mins::<Avx512, F>(unit, block),
             Some(bias) => {
                 let bias = _mm512_set1_ps(-((1 << bias) as f32));
                 [_mm512_mul_ps(scales[0], bias), _mm512_mul_ps(scales[1], bias)]
@@ -92,20 +95,32 @@ unsafe fn offsets<F: Codes>(unit: *const u8, block: usize, scales: [__m512; 2]) 
     }
 }
 
+/// Bits of a code.
+const fn bits(format: Format) -> u32 {
+    match format {
+        Format::Q2K => 2,
+        Format::Q3K => 3,
+        Format::Q5_0 | Format::Q5_1 | Format::Q5K | Format::Mxfp4 => 5,
+        Format::Q6K => 6,
+        Format::Q8_0 | Format::Iq4Nl | Format::Iq4Xs => 8,
+        _ => 4,
+    }
+}
+
 /// A bound of the magnitude of 32 columns' weights: codes of 0 and the largest code.
 ///
 /// # Safety
 /// Called from functions with the features.
 #[inline(always)]
-unsafe fn largest<F: Codes>(scales: [__m512; 2], offsets: [__m512; 2]) -> __m512 {
+unsafe fn largest<F: Packed>(scales: [__m512; 2], offsets: [__m512; 2]) -> __m512 {
     // SAFETY: register arithmetic only.
     unsafe {
-        let code = _mm512_set1_ps(((1 << F::BITS) - 1) as f32);
+        let code = _mm512_set1_ps(((1 << bits(F::FORMAT)) - 1) as f32);
         let bound = each!([0, 1], |g| {
             let top = _mm512_abs_ps(_mm512_fmadd_ps(scales[g], code, offsets[g]));
             _mm512_max_ps(_mm512_abs_ps(offsets[g]), top)
         });
-        _mm512_max_ps(bound[0], bound[F::GROUPS - 1])
+        _mm512_max_ps(bound[0], bound[groups(F::FORMAT) - 1])
     }
 }
 
@@ -115,7 +130,7 @@ unsafe fn largest<F: Codes>(scales: [__m512; 2], offsets: [__m512; 2]) -> __m512
 /// # Safety
 /// `to` has room for 16 steps of a pair; called from functions with the features.
 #[inline(always)]
-unsafe fn half<F: Codes>(
+unsafe fn half<F: Packed>(
     codes: [__m512i; 8],
     scales: [__m512; 2],
     offsets: [__m512; 2],
@@ -124,14 +139,14 @@ unsafe fn half<F: Codes>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let unit = _mm512_mul_ps(inverse, _mm512_set1_ps((1 << F::BITS) as f32));
+        let unit = _mm512_mul_ps(inverse, _mm512_set1_ps((1 << bits(F::FORMAT)) as f32));
         let scales = each!([0, 1], |g| both_halves(_mm512_mul_ps(scales[g], unit)));
         let offsets = each!([0, 1], |g| both_halves(_mm512_mul_ps(offsets[g], inverse)));
-        let mask = _mm512_set1_epi16(((1 << F::BITS) - 1) << (15 - F::BITS));
+        let mask = _mm512_set1_epi16(((1 << bits(F::FORMAT)) - 1) << (15 - bits(F::FORMAT)));
         for (i, codes) in codes.into_iter().enumerate() {
-            let g = i / 4 % F::GROUPS;
-            let even = _mm512_sll_epi16(codes, _mm_cvtsi32_si128(15 - F::BITS as i32));
-            let odd = match F::BITS {
+            let g = i / 4 % groups(F::FORMAT);
+            let even = _mm512_sll_epi16(codes, _mm_cvtsi32_si128(15 - bits(F::FORMAT) as i32));
+            let odd = match bits(F::FORMAT) {
                 8 => _mm512_srli_epi16::<1>(codes),
                 bits => _mm512_sll_epi16(codes, _mm_cvtsi32_si128(7 - bits as i32)),
             };

@@ -6,7 +6,6 @@
 //! to all rows.
 //! Few tokens walk the tile once, with sums for all of its rows; more walk it once a quarter, whose sums fit into registers.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
-use super::pack::unit;
 use super::tiles::TileKernel;
 use super::units::{self, At, Packed, PerFormat, Registers, each};
 use crate::quantize::panel::TOKEN_BYTES;
@@ -112,7 +111,7 @@ unsafe fn quarters<K: Kernel, F: Packed, const T: usize, const Q: usize>(
     panel: *const u8,
     out: *mut f32,
 ) {
-    let unit_size = const { unit(F::FORMAT).expect("packed formats have units") };
+    let unit_size = const { units::unit_of::<F>() };
     let blocks = unit_size.columns / 32;
     // SAFETY: only a register is cleared.
     let mut total = [[unsafe { vdupq_n_f32(0.0) }; T]; Q];

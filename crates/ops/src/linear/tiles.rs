@@ -39,7 +39,7 @@ fn kernels(family: Family, format: Format) -> ([TileKernel; 5], Option<PromptKer
     match family {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => {
-            let (kernels, prompt) = super::avx512::kernels(format);
+            let (kernels, prompt) = super::units::of_format::<super::avx512::Avx512>(format);
             (kernels, Some(prompt))
         }
         #[cfg(target_arch = "x86_64")]

@@ -4,6 +4,7 @@
 //! Codes that a format has signed, through a table or as bytes, become unsigned by a bias that is a power of two where a family
 //! wants them unsigned.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles through raw pointers")]
+use super::pack::{Unit, unit};
 use crate::format::{Format, iq4, mxfp4};
 
 /// `[f(0), .. f(7)]` or another list of indices: a macro, since a closure would be compiled without the kernel's features.
@@ -61,6 +62,10 @@ pub(super) trait Packed {
     const FORMAT: Format;
 }
 
+pub(super) const fn unit_of<F: Packed>() -> Unit {
+    unit(F::FORMAT).expect("packed formats have units")
+}
+
 /// Makes something for each packed format.
 pub(super) trait PerFormat {
     type Of;
@@ -113,6 +118,12 @@ pub(super) struct At {
 }
 
 impl At {
+    /// As a register sees it that holds all rows.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const fn whole(pointer: *const u8) -> Self {
+        Self { pointer, part: 0 }
+    }
+
     /// These rows' numbers of `size` bytes each, of those from `offset` on.
     #[inline(always)]
     fn numbers<R: Registers>(self, offset: usize, size: usize) -> *const u8 {
