@@ -130,15 +130,15 @@ impl KvFormat {
     pub const fn takes(self, head_dim: u32) -> bool {
         match self {
             Self::F16 => true,
-            Self::Q8_0 => head_dim.is_multiple_of(Self::GROUP as u32),
+            Self::Q8_0 => (head_dim as usize).is_multiple_of(Self::GROUP),
         }
     }
 
     /// Bytes of one head of K (or V) of one token.
-    pub(crate) const fn head_bytes(self, head_dim: u32) -> u32 {
+    pub(crate) const fn head_bytes(self, head_dim: usize) -> usize {
         match self {
             Self::F16 => 2 * head_dim,
-            Self::Q8_0 => head_dim + 2 * (head_dim / Self::GROUP as u32),
+            Self::Q8_0 => head_dim + 2 * (head_dim / Self::GROUP),
         }
     }
 
@@ -163,7 +163,7 @@ impl Cache {
     /// Bytes that K (or V) of one token takes.
     #[must_use]
     pub fn token_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * u64::from(self.format.head_bytes(self.head_dim))
+        u64::from(self.kv_heads) * self.format.head_bytes(self.head_dim as usize) as u64
     }
 }
 

@@ -148,7 +148,7 @@ impl Work<'_> {
             (self.args.head_dim as usize, self.args.block_tokens as usize);
         let table = self.sequences[tile.tokens.start] as usize * self.args.blocks as usize;
         let format = KvFormat::from_code(self.args.kv);
-        let bytes = block_tokens * format.head_bytes(self.args.head_dim) as usize;
+        let bytes = block_tokens * format.head_bytes(head_dim);
         let mut groups = [(0, 0); GROUPS];
         for (i, group) in groups.iter_mut().enumerate() {
             let position = chunk * CHUNK + 16 * i;

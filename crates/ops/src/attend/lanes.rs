@@ -59,7 +59,7 @@ pub(super) trait Lanes {
     /// `2^x` of each lane up to 0, within 2e-7; exactly 1 for 0, exactly 0 from -127 down and for NaN.
     ///
     /// `x = k + r` with k the nearest integer, then a polynomial for `2^r` on `|r| <= 1/2` (minimax for relative error, by Lawson's
-    /// iteration, with the constant kept at 1) and k in the exponent.
+    /// iteration, with its value and slope at 0 kept) and k in the exponent.
     #[inline(always)]
     fn exp2(x: Self::V) -> Self::V {
         // Adding 1.5 * 2^23 rounds to an integer; the low bits are then k plus the bias of exponents.
@@ -67,8 +67,9 @@ pub(super) trait Lanes {
         let x = Self::max(x, Self::splat(-127.0));
         let shifted = Self::add(x, round);
         let r = Self::sub(x, Self::sub(shifted, round));
-        let mut p = Self::splat(1.326_472_7e-3);
-        for coefficient in [9.671_513e-3, 5.550_733_6e-2, 0.240_222_42, 0.693_147, 1.0] {
+        let mut p = Self::splat(1.330_060_7e-3);
+        let lower = [9.669_691e-3, 5.550_558_5e-2, 2.402_228_3e-1, std::f32::consts::LN_2, 1.0];
+        for coefficient in lower {
             p = Self::mul_add(p, r, Self::splat(coefficient));
         }
         Self::mul(p, Self::to_exponent(shifted))

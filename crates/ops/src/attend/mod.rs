@@ -19,7 +19,8 @@ pub static ATTEND: hal::Program = hal::Program { name: "attend", host: cpu::atte
 /// Rows, each a token's query head, that read the KV cache together.
 const TILE_ROWS: u32 = 32;
 /// Positions that are summed under one largest score. Chunks begin at its multiples in every sequence.
-const CHUNK: usize = 256;
+const CHUNK_POSITIONS: u32 = 256;
+const CHUNK: usize = CHUNK_POSITIONS as usize;
 /// Larger steps have tiles enough for all threads; partial results of theirs would take much memory.
 const SHARED_TOKENS_MAX: u32 = 32;
 
@@ -35,7 +36,7 @@ const fn partial_row(head_dim: u32) -> u32 {
 
 /// Chunks of a whole sequence.
 const fn chunks_max(blocks: u32, block_tokens: u32) -> u32 {
-    (blocks * block_tokens).div_ceil(CHUNK as u32)
+    (blocks * block_tokens).div_ceil(CHUNK_POSITIONS)
 }
 
 hal::args! {
@@ -89,7 +90,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
     ];
     // Queries and sums of a tile; weights of a few rows, as they are and under two groups' scales.
     let row = 2 * args.head_dim.next_multiple_of(16);
-    let scratch_bytes = 4 * (TILE_ROWS * row + 3 * 8 * CHUNK as u32);
+    let scratch_bytes = 4 * (TILE_ROWS * row + 3 * 8 * CHUNK_POSITIONS);
     let spread = Spread { groups: to.bucket.tokens * args.heads, scratch_bytes };
     to.launch(&ATTEND, &operands, spread, |image| args.write_to(image));
     y

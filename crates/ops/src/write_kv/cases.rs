@@ -44,7 +44,7 @@ fn store(
             for (group, x) in values.chunks(32).enumerate() {
                 let (scale, codes) = quantize(x);
                 for (i, code) in codes.into_iter().enumerate() {
-                    put(index(32 * group + i), &code.to_ne_bytes());
+                    put(index(32 * group + i), &[code.cast_unsigned()]);
                 }
                 let at = n * block_tokens + 2 * (group * block_tokens + place);
                 put(at, &scale.to_ne_bytes());
@@ -89,8 +89,8 @@ fn only_the_tokens_places_are_written() {
                 to.write_kv(&tensors[0], &tensors[1], &attention);
                 tensors
             });
-            let bytes = |cache: Vec<u16>| cache.into_iter().flat_map(u16::to_ne_bytes).collect();
-            let poison = |cache: Vec<u16>| POISON_F16.to_ne_bytes().repeat(cache.len());
+            let bytes = |cache: Vec<u16>| cache.into_iter().flat_map(u16::to_le_bytes).collect();
+            let poison = |cache: Vec<u16>| POISON_F16.to_le_bytes().repeat(cache.len());
             let mut caches: [Vec<u8>; 2] = ran[0].caches[0].clone().map(poison);
             for (step, ran) in ran.iter().enumerate() {
                 for (transposed, (cache, rows)) in

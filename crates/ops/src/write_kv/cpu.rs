@@ -49,7 +49,7 @@ impl Place {
 
     /// Where the record begins.
     const fn record(self, format: KvFormat, head_dim: usize) -> usize {
-        self.block * self.block_tokens * format.head_bytes(head_dim as u32) as usize
+        self.block * self.block_tokens * format.head_bytes(head_dim)
     }
 
     /// Where the scale of a group of 32 numbers lies.
@@ -77,7 +77,7 @@ pub(crate) fn store_k(cache: Shared<'_, u8>, format: KvFormat, k: &[f32], at: Pl
             for (group, x) in k.as_chunks().0.iter().enumerate() {
                 let (scale, codes) = quantized(x);
                 for (d, code) in (group * KvFormat::GROUP..).zip(codes) {
-                    write(cache, record + d * at.block_tokens + at.token, &code.to_ne_bytes());
+                    write(cache, record + d * at.block_tokens + at.token, &[code.cast_unsigned()]);
                 }
                 write(cache, at.scale(record, k.len(), group), &scale.to_ne_bytes());
             }
