@@ -18,10 +18,13 @@
 //! (`quantize::words` has the same order).
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
 use super::avx512::{Avx512, float};
+use super::pack::TILE_ROWS;
 use super::tiles::{PAIR_BYTES, PromptKernels};
 use super::units::{At, Packed, bias, codes, each, groups, mins, scales, unit_of};
 use crate::format::Format;
+use crate::quantize::words::avx512::{in_twos, rounded};
 use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
+use crate::simd::Vector;
 use std::arch::x86_64::*;
 
 /// Largest word of a weight before its three roundings.
@@ -179,7 +182,7 @@ unsafe fn both_halves(x: __m512) -> __m512i {
 /// # Safety
 /// The processor has the features; `weights` and each group have `blocks` blocks; `weights` lies on a boundary of 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn multiply(
+pub(super) unsafe fn multiply(
     weights: *const u8,
     blocks: usize,
     (x, groups): (*const u8, usize),
@@ -236,4 +239,90 @@ unsafe fn block(weights: *const u8, x: *const u8, total: &mut [[__m512; 2]; TOKE
             }
         }
     }
+}
+
+/// Unpacks 16 rows of F16 or BF16 numbers, which lie as in the file, as tile `which` of a pair.
+///
+/// # Safety
+/// The processor has the features; 16 rows of `columns` numbers can be read, `to` has room for as many columns of a pair, on a
+/// boundary of 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn unpack_rows(
+    format: Format,
+    rows: *const u8,
+    columns: usize,
+    which: usize,
+    to: *mut u8,
+) {
+    for block in 0..columns / BLOCK {
+        let to = to.wrapping_add(block * PAIR_BYTES + 64 * which);
+        let mut twos = [[_mm512_setzero_si512(); TILE_ROWS]; 2];
+        let mut scales = [0.0; TILE_ROWS];
+        for (r, scale) in scales.iter_mut().enumerate() {
+            let mut numbers = [_mm512_setzero_ps(); BLOCK / 16];
+            for (i, numbers) in numbers.iter_mut().enumerate() {
+                let at = rows.wrapping_add(2 * (r * columns + BLOCK * block + 16 * i)).cast();
+                // SAFETY: the caller's.
+                *numbers = unsafe {
+                    match format {
+                        Format::F16 => Vector::widen_f16(at),
+                        _ => Vector::widen_bf16(at),
+                    }
+                };
+            }
+            let (words, of_words) = rounded(numbers, WORD_MAX);
+            *scale = of_words;
+            for half in 0..2 {
+                twos[half][r] = steps(words[2 * half], words[2 * half + 1]);
+            }
+        }
+        for (half, twos) in twos.into_iter().enumerate() {
+            for (step, vector) in transposed(twos).into_iter().enumerate() {
+                let at = to.wrapping_add(BOTH * (STEPS / 2 * half + step));
+                // SAFETY: the caller's.
+                unsafe { _mm512_store_si512(at.cast(), vector) };
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            _mm512_store_ps(to.add(STEPS * BOTH).cast(), _mm512_loadu_ps(scales.as_ptr()));
+        }
+    }
+}
+
+/// The 16 steps of one row's 32 columns, from words in 32-bit lanes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn steps(first: __m512i, second: __m512i) -> __m512i {
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 16, 20, 24, 28, 17, 21, 25, 29);
+    _mm512_permutex2var_epi32(in_twos(first), order, in_twos(second))
+}
+
+/// Rows of 16 steps to steps of 16 rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn transposed(rows: [__m512i; TILE_ROWS]) -> [__m512i; TILE_ROWS] {
+    let mut a = rows;
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // Now four columns of four rows in each 128 bits: b[4 i + j] has column j of rows 4 i to 4 i + 3, and of every fourth column.
+    let mut b = a;
+    for i in 0..4 {
+        for j in 0..2 {
+            b[4 * i + 2 * j] = _mm512_unpacklo_epi64(a[4 * i + j], a[4 * i + 2 + j]);
+            b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + 2 + j]);
+        }
+    }
+    let mut out = b;
+    for j in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[j], b[4 + j]);
+        let high = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[j], b[4 + j]);
+        let low_below = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[8 + j], b[12 + j]);
+        let high_below = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[8 + j], b[12 + j]);
+        out[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, low_below);
+        out[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, low_below);
+        out[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, high_below);
+        out[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high_below);
+    }
+    out
 }

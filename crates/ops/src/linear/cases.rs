@@ -10,6 +10,11 @@ use crate::{Activation, Hidden, Linear, Norm, NormKind, Ops, Weight};
 /// Sums of products of 2048 numbers in f32, of which the result may be a tenth.
 const EXACT: Tolerance = Tolerance::Max(1e-5);
 
+/// Prompts' tokens may be rounded more (see `quantize::words`): a weight to 1.5 / 4094 of its block's largest at most, with a
+/// standard deviation of about 0.5 / 4094 or 3e-4 of the weights' own (the largest of 64 is 2.4 of those, and groups with
+/// small scales lie beside it), an activation to 1e-4.
+const WORDS: Tolerance = Tolerance::Norm(6e-4);
+
 fn of(format: Format) -> Tolerance {
     if is_float(format) { FLOAT } else { INT16 }
 }
@@ -86,6 +91,25 @@ fn float_formats_in_every_family() {
                 setup.batch(tokens);
                 let name = format!("{family} {format} {rows} x {columns}, {tokens} tokens");
                 check(&name, &setup, &Product { table, linear }, &[FLOAT]);
+            }
+        }
+    }
+}
+
+/// Prompts' tokens beside others: as words where the matrix has whole tiles and the family has kernels for them.
+#[test]
+fn prompts_of_float_formats() {
+    for (seed, format) in (1..).zip([Format::F16, Format::Bf16]) {
+        for (columns, rows, tokens) in [(64, 48, 3), (576, 80, 7), (1024, 40, 9), (2048, 64, 300)] {
+            for exact in [0, 1, 5].into_iter().filter(|exact| *exact < tokens) {
+                let mut setup = Setup::new(seed);
+                setup.prompts_from = Some(exact);
+                let table = setup.table(columns);
+                let linear = linear(&mut setup, format, rows, columns, true);
+                setup.batch(tokens);
+                let name =
+                    format!("{format} {rows} x {columns}, {tokens} tokens of which {exact} exact");
+                check(&name, &setup, &Product { table, linear }, &[WORDS]);
             }
         }
     }

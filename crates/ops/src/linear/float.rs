@@ -1,7 +1,8 @@
 //! Products of F32, F16 and BF16 weights: f32 throughout, rows as in the file.
 //!
-//! One token: one row at a time, so that a thread reads one stream, with several sums to hide the latency of the
-//! multiply-adds. More tokens: blocks of rows by tokens whose sums stay in registers, tokens in chunks that stay in the cache.
+//! Tokens that continue an answer: one row at a time, so that a thread reads one stream, with several sums to hide the latency
+//! of the multiply-adds. Prompts: blocks of rows by tokens whose sums stay in registers, tokens in chunks that stay in the cache.
+//! Either way a product is summed in an order that does not depend on how many tokens there are.
 //! The loop is written once, over [`Vector`]; a family compiles it with its instructions and the block that fits its registers.
 #![expect(unsafe_code, reason = "a CPU kernel: reads rows through raw pointers")]
 use crate::format::Format;
@@ -9,6 +10,8 @@ use crate::simd::{Family, Vector};
 
 /// Rows of weights as bytes and rows of x, `columns` each; `row` has room for one row of numbers.
 pub(super) struct Operands<'a> {
+    /// Whether the tokens are a prompt's.
+    pub(super) prompt: bool,
     pub(super) format: Format,
     pub(super) weight: &'a [u8],
     pub(super) x: &'a [f32],
@@ -74,7 +77,7 @@ compiled!(Avx2, std::arch::x86_64::__m256, "avx2,fma,f16c");
 compiled!(Neon, std::arch::aarch64::float32x4_t, "neon");
 
 fn portable(operands: Operands<'_>, emit: &mut impl FnMut((usize, usize), f32)) {
-    let Operands { format, weight, x, columns, row } = operands;
+    let Operands { format, weight, x, columns, row, .. } = operands;
     let row_bytes = format.row_bytes(columns).expect("float formats have rows of any length");
     for (r, bytes) in weight.chunks_exact(row_bytes).enumerate() {
         format.dequantize(bytes, row);
@@ -138,7 +141,7 @@ impl Load for Bf16 {
 /// x of so many bytes stays in a core's second level cache while all rows pass by.
 const X_BYTES_IN_CACHE: usize = 384 << 10;
 
-/// Blocks of R rows by T tokens; U sums where there is one row and one token.
+/// Blocks of R rows by T tokens in prompts; U sums otherwise.
 ///
 /// # Safety
 /// The processor has the instructions of K.
@@ -160,21 +163,21 @@ unsafe fn all<K: Compiled, const R: usize, const T: usize, const U: usize>(
 /// # Safety
 /// The processor has the instructions of K.
 unsafe fn rows<K: Compiled, W: Load, const R: usize, const T: usize, const U: usize>(
-    Operands { weight, x, columns, .. }: Operands<'_>,
+    Operands { prompt, weight, x, columns, .. }: Operands<'_>,
     emit: &mut impl FnMut((usize, usize), f32),
 ) {
     const { assert!(T <= 4, "an arm for each number of tokens") };
     let row_bytes = columns * W::BYTES;
     assert!(weight.len().is_multiple_of(row_bytes) && x.len().is_multiple_of(columns));
     let (rows, tokens) = (weight.len() / row_bytes, x.len() / columns);
-    let step = if tokens > 1 { R } else { 1 };
-    let chunk = (X_BYTES_IN_CACHE / (4 * columns)).max(1).next_multiple_of(T);
+    let (step, width) = if prompt { (R, T) } else { (1, 2) };
+    let chunk = (X_BYTES_IN_CACHE / (4 * columns)).max(1).next_multiple_of(width);
     for first in (0..tokens).step_by(chunk) {
         let last = (first + chunk).min(tokens);
         let mut r = 0;
         while r < rows {
             let height = if rows - r >= step { step } else { 1 };
-            for t in (first..last).step_by(T) {
+            for t in (first..last).step_by(width) {
                 let mut emit = |row, token, product| emit((t + token, r + row), product);
                 let at = Block {
                     weight: weight[r * row_bytes..].as_ptr(),
@@ -183,8 +186,10 @@ unsafe fn rows<K: Compiled, W: Load, const R: usize, const T: usize, const U: us
                 };
                 // SAFETY: `height` rows and as many tokens as the block has follow the pointers; the caller's.
                 unsafe {
-                    match (height, (last - t).min(T)) {
-                        (1, 1) => K::block::<W, 1, 1, U>(at, &mut emit),
+                    match (height, (last - t).min(width)) {
+                        (_, 1) if !prompt => K::block::<W, 1, 1, U>(at, &mut emit),
+                        (_, _) if !prompt => K::block::<W, 1, 2, U>(at, &mut emit),
+                        (1, 1) => K::block::<W, 1, 1, 1>(at, &mut emit),
                         (1, 2) => K::block::<W, 1, 2, 1>(at, &mut emit),
                         (1, 3) => K::block::<W, 1, 3, 1>(at, &mut emit),
                         (1, _) => K::block::<W, 1, T, 1>(at, &mut emit),

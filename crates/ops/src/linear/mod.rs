@@ -17,6 +17,7 @@ mod blocks;
 mod cases;
 mod cpu;
 mod float;
+mod float_words;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -254,8 +255,11 @@ fn launch(
         epsilon: input.norm().map_or(0.0, |norm| norm.epsilon),
     };
     let (program, scratch_bytes) = match (form, &input) {
-        (Form::Float, _) => (&FLOAT, cpu::scratch_bytes(x.columns, true)),
-        (Form::Integer, _) => (&INTEGER, cpu::scratch_bytes(x.columns, false)),
+        (Form::Float, _) => {
+            let tokens = to.capacity(x.rows_of);
+            (&FLOAT, cpu::float_scratch_bytes(to.family, tokens, x.columns))
+        }
+        (Form::Integer, _) => (&INTEGER, cpu::scratch_bytes(x.columns)),
         (Form::Tiles, Input::Panel(_)) => {
             (&TILES, tiles::words_scratch_bytes(to.family, x.columns))
         }

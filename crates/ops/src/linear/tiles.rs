@@ -181,7 +181,7 @@ pub(super) fn from_panel(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     // SAFETY: spans 0 and 1 are only read by this launch.
     let (counts, panel) = unsafe { (launch.slice::<u32>(0), launch.slice::<u8>(1)) };
-    let rows = Rows::new(Family::from_code(args.family), counts, args.count_index);
+    let rows = Rows::in_panel(Family::from_code(args.family), counts, args.count_index);
     run(launch, &args, (rows, panel), parts(launch, &args, 2));
 }
 

@@ -49,7 +49,7 @@ pub(super) fn quantize_panel(launch: &HostLaunch<'_>) {
     let (layer, epsilon) = (args.layer == 1, args.epsilon);
     let norm = operand(3).map(|weight| RowNorm { layer, epsilon, weight, bias: operand(4) });
     let family = Family::from_code(args.family);
-    let rows = panel::Rows::new(family, counts, args.count_index);
+    let rows = panel::Rows::in_panel(family, counts, args.count_index);
     let tiles = rows.tiles();
     for index in launch.part(tiles + rows.groups(), 1) {
         if let Some(group) = index.checked_sub(tiles) {

@@ -47,21 +47,27 @@ pub(crate) fn token_tile(index: usize, tokens: usize) -> TokenTile {
     TokenTile { first, tokens: count, width: count.next_power_of_two() }
 }
 
-/// Which rows of a step lie in tiles and which in groups of words.
+/// Which rows of a step continue an answer and which are prompts': in a panel the first lie in tiles, the others in groups of
+/// words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rows {
     pub(crate) all: usize,
-    /// The first so many lie in tiles.
+    /// The first so many continue an answer.
     pub(crate) exact: usize,
 }
 
 impl Rows {
     /// From the step's counts, see [`crate::Inputs::counts`].
-    pub(crate) fn new(family: Family, counts: &[u32], count_index: u32) -> Self {
+    pub(crate) fn new(counts: &[u32], count_index: u32) -> Self {
         let all = counts[count_index as usize] as usize;
         let of_tokens = count_index == RowsOf::Tokens.count_index();
-        let exact = if of_tokens && words::are_for(family) { counts[EXACT] as usize } else { all };
-        Self { all, exact }
+        Self { all, exact: if of_tokens { counts[EXACT] as usize } else { all } }
+    }
+
+    /// As [`Self::new`], all in tiles where the family has no words.
+    pub(crate) fn in_panel(family: Family, counts: &[u32], count_index: u32) -> Self {
+        let rows = Self::new(counts, count_index);
+        if words::are_for(family) { rows } else { Self { exact: rows.all, ..rows } }
     }
 
     /// Tiles of the exact rows.

@@ -55,7 +55,7 @@ pub(crate) fn quantize_group(
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
+pub(crate) mod avx512 {
     use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, group_bytes};
     use crate::quantize::panel::avx512::normalized;
     use crate::quantize::panel::{RowNorm, moments};
@@ -79,26 +79,33 @@ mod avx512 {
                 for (i, part) in parts.iter_mut().enumerate() {
                     *part = normalized(&x[16 * i..], norm, factors[t], BLOCK * b + 16 * i);
                 }
-                (words[t], scales[t]) = rounded(parts);
+                (words[t], scales[t]) = rounded(parts, WORD_MAX);
             }
             store(words, scales, to);
         }
     }
 
-    /// Words in 32-bit lanes, and their scale.
+    /// Words of at most `word_max` in 32-bit lanes, and their scale.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn rounded(x: [__m512; BLOCK / 16]) -> ([__m512i; BLOCK / 16], f32) {
+    pub(crate) fn rounded(x: [__m512; BLOCK / 16], word_max: f32) -> ([__m512i; BLOCK / 16], f32) {
         let mut largest = _mm512_setzero_ps();
         for x in x {
             largest = _mm512_max_ps(largest, _mm512_abs_ps(x));
         }
         let max = _mm512_reduce_max_ps(largest);
-        let inverse = _mm512_set1_ps(if max > 0.0 { WORD_MAX / max } else { 0.0 });
+        let inverse = _mm512_set1_ps(if max > 0.0 { word_max / max } else { 0.0 });
         let mut words = [_mm512_setzero_si512(); BLOCK / 16];
         for (words, x) in words.iter_mut().zip(x) {
             *words = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
         }
-        (words, max / WORD_MAX)
+        (words, max / word_max)
+    }
+
+    /// Joins words of 16 columns in twos: in the low half of each four columns 0 and 2, then 1 and 3.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(crate) fn in_twos(words: __m512i) -> __m512i {
+        let upper = _mm512_unpackhi_epi64(words, words);
+        _mm512_mask_blend_epi16(0xaaaa_aaaa, words, _mm512_slli_epi32::<16>(upper))
     }
 
     /// Joins columns in twos and puts the tokens beside each other.
@@ -111,10 +118,7 @@ mod avx512 {
         for i in 0..BLOCK / 16 {
             let mut twos = [_mm512_setzero_si512(); TOKENS];
             for (twos, words) in twos.iter_mut().zip(&words) {
-                // In the low half of each four columns: 0 and 2, then 1 and 3.
-                let upper = _mm512_unpackhi_epi64(words[i], words[i]);
-                *twos =
-                    _mm512_mask_blend_epi16(0xaaaa_aaaa, words[i], _mm512_slli_epi32::<16>(upper));
+                *twos = in_twos(words[i]);
             }
             let first = _mm512_unpacklo_epi32(twos[0], twos[1]);
             let second = _mm512_unpacklo_epi32(twos[2], twos[3]);

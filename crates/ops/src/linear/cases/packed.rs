@@ -1,6 +1,6 @@
 //! The same products from packed tiles, with every family that has kernels here.
-use super::{EXACT, Feed, HIDDEN, Head, Product, Project, Qkv, linear, norm, of};
-use crate::conformance::{Setup, Tolerance, check, token};
+use super::{EXACT, Feed, HIDDEN, Head, Product, Project, Qkv, WORDS, linear, norm, of};
+use crate::conformance::{Setup, check, token};
 use crate::format::Format;
 use crate::linear::pack::packed_bytes;
 use crate::simd::Family;
@@ -59,11 +59,6 @@ fn exact_inputs_give_exact_products() {
         }
     }
 }
-
-/// Prompts' tokens may be rounded more (see `quantize::words`): a weight to 1.5 / 4094 of its block's largest at most, with a
-/// standard deviation of about 0.5 / 4094 or 3e-4 of the weights' own (the largest of 64 is 2.4 of those, and groups with
-/// small scales lie beside it), an activation to 1e-4.
-const WORDS: Tolerance = Tolerance::Norm(6e-4);
 
 #[test]
 fn prompts_are_close_and_exact_rows_beside_them_stay_exact() {
