@@ -1,6 +1,6 @@
 //! Kernel arguments, declared once.
 
-/// Declares a `#[repr(C)]` struct of 4-byte numbers and the C text that mirrors it, so that the two cannot drift apart.
+/// Declares a `#[repr(C)]` struct of 4-byte numbers and the text that mirrors it, so that the two cannot drift apart.
 #[macro_export]
 macro_rules! args {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident: $type:ident,)+ }) => {
@@ -11,9 +11,12 @@ macro_rules! args {
 
         impl $name {
             /// The declaration in the kernel language.
-            pub const C: &str = concat!(
-                "struct ", stringify!($name), " {", $(" ", $crate::args!(@c $type), " ", stringify!($field), ";",)+ " };\n"
-            );
+            pub const MSL: $crate::Text = $crate::Text {
+                file: concat!(file!(), " (", stringify!($name), ")"),
+                text: concat!(
+                    "struct ", stringify!($name), " {", $(" ", $crate::args!(@c $type), " ", stringify!($field), ";",)+ " };\n"
+                ),
+            };
 
             /// Appends the little-endian image that kernels read.
             pub fn write_to(&self, bytes: &mut Vec<u8>) {
@@ -46,7 +49,7 @@ mod tests {
 
     #[test]
     fn one_declaration_gives_both_sides() {
-        assert_eq!(Shape::C, "struct Shape { uint rows; float epsilon; };\n");
+        assert_eq!(Shape::MSL.text, "struct Shape { uint rows; float epsilon; };\n");
         let mut bytes = Vec::new();
         Shape { rows: 258, epsilon: 1.0 }.write_to(&mut bytes);
         assert_eq!(bytes, [2, 1, 0, 0, 0, 0, 0x80, 0x3f]);

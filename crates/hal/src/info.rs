@@ -5,6 +5,8 @@
 pub enum Kind {
     Null,
     Cpu,
+    /// GPU kernels on the CPU, for tests.
+    Soft,
     Metal,
     Cuda,
     Hip,
@@ -17,6 +19,7 @@ impl Kind {
         match self {
             Self::Null => "null",
             Self::Cpu => "cpu",
+            Self::Soft => "soft",
             Self::Metal => "metal",
             Self::Cuda => "cuda",
             Self::Hip => "hip",

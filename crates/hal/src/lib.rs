@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 pub mod cpu;
+mod gpu;
 mod hazards;
 mod info;
 pub mod null;
@@ -14,10 +15,11 @@ mod open;
 mod slots;
 
 pub use commands::{Command, Commands, Launch, Span};
+pub use gpu::{FunctionConstant, Gpu, Text, Value};
 pub use hazards::barriers;
 pub use info::{Info, Kind, MatrixUnits, Row};
 pub use open::{Selection, open, probe};
-pub use slots::{Id, Slots};
+pub use slots::{Id, Slots, next_owner};
 
 use std::fmt;
 use std::sync::Arc;
@@ -119,6 +121,8 @@ pub struct Program {
     pub name: &'static str,
     /// The CPU device runs this on all its threads at once; each takes its part of the work.
     pub host: cpu::Host,
+    /// What every GPU runs, or none yet.
+    pub gpu: Option<Gpu>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -135,6 +139,9 @@ pub enum Error {
     /// The request can never work on this device.
     #[error("{device}: {what} is not supported")]
     Unsupported { device: String, what: String },
+    /// The program's text is at fault: a bug in the kernel.
+    #[error("{program} does not compile for {device}:\n{log}")]
+    Compile { device: String, program: &'static str, log: String },
     /// The device cannot be opened here.
     #[error("device {device} cannot be opened: {reason}")]
     Unavailable { device: String, reason: String },

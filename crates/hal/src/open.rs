@@ -67,7 +67,7 @@ fn driver_present(kind: Kind) -> bool {
         Kind::Metal => std::env::consts::OS == "macos",
         Kind::Cuda => Path::new("/dev/nvidiactl").exists(),
         Kind::Hip => Path::new("/dev/kfd").exists(),
-        Kind::Null | Kind::Cpu => true,
+        Kind::Null | Kind::Cpu | Kind::Soft => true,
     }
 }
 
@@ -80,7 +80,7 @@ fn why_not(kind: Kind) -> String {
         (Kind::Cuda, true) => "an NVIDIA kernel driver is loaded",
         (Kind::Hip, false) => "no AMD compute driver (/dev/kfd is missing)",
         (Kind::Hip, true) => "an AMD compute driver is loaded",
-        (Kind::Null | Kind::Cpu, _) => "",
+        (Kind::Null | Kind::Cpu | Kind::Soft, _) => "",
     };
     format!("{hardware}; this build of Russet carries no {} driver", kind.name())
 }

@@ -61,7 +61,8 @@ impl<T> Slots<T> {
 }
 
 /// A number for the next device that is opened.
-pub(crate) fn next_owner() -> u32 {
+#[must_use]
+pub fn next_owner() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -24,11 +24,12 @@ pub(crate) const CODE_MAX: f32 = 32512.0;
 pub const GROUP: usize = 16;
 
 /// Spans: counts, x, codes, scales, sums (written), then weight and bias of the norm if there is one.
-pub static QUANTIZE: hal::Program = hal::Program { name: "quantize", host: cpu::quantize };
+pub static QUANTIZE: hal::Program =
+    hal::Program { name: "quantize", host: cpu::quantize, gpu: None };
 
 /// Spans: counts, x, panel (written), then weight and bias of the norm if there is one. See [`panel`] for the layout.
 pub static QUANTIZE_PANEL: hal::Program =
-    hal::Program { name: "quantize_panel", host: cpu::quantize_panel };
+    hal::Program { name: "quantize_panel", host: cpu::quantize_panel, gpu: None };
 
 hal::args! {
     /// Arguments of both programs. `family` is for panels only.
