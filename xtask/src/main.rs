@@ -7,6 +7,7 @@ mod check;
 mod darwin;
 mod golden;
 mod models;
+mod msl;
 mod process;
 mod python;
 mod setup;
@@ -21,6 +22,7 @@ usage: cargo xtask TASK
   check    everything: sets up what is needed, formats, lints, tests (Arm's kernels emulated), cross build; skips last
   setup    installs what the tests need (idempotent)
   models   downloads the real models that tests use into the user's cache directory
+  msl      what every compiler and sanitizer says of FILE.metal, a file of kernels; without FILE how to run one
   tidy     the rules of DESIGN.md that a program can check
   cross    lints and links for aarch64-apple-darwin, against stubs of its libraries
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
@@ -40,13 +42,16 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let tasks: Vec<String> = std::env::args().skip(1).collect();
     let (task, options) = match tasks.as_slice() {
-        [task, options @ ..] if options.is_empty() || task == "bench" => (task, options),
+        [task, options @ ..] if options.is_empty() || matches!(task.as_str(), "bench" | "msl") => {
+            (task, options)
+        }
         _ => bail!("expected one task\n\n{USAGE}"),
     };
     match task.as_str() {
         "bench" => bench::run(options),
         "check" => check::run(),
         "setup" => report(&setup::run()?),
+        "msl" => msl::run(options),
         "models" => report(&models::run()?),
         "tidy" => tidy::run(),
         "cross" => report(&darwin::check()?),

@@ -1,7 +1,8 @@
 //! `setup`: what the tests need beyond a Rust toolchain, installed where that is possible.
-use crate::process::{command, run as run_command, std_present, succeeds};
+use crate::process::{command, root, run as run_command, std_present, succeeds};
 use crate::{arm, darwin, python};
 use anyhow::Result;
+use std::path::Path;
 
 /// One thing the tests need: how to see it and how to get it.
 struct Need {
@@ -61,6 +62,15 @@ const NEEDS: &[Need] = &[
         present: arm::has_emulator,
         from: Source::System { apt: &["qemu-user"], brew: &["qemu"] },
     },
+    Need {
+        name: "clang 19",
+        needed_by: "the tests of GPU kernels on the CPU",
+        present: has_clang,
+        from: Source::System {
+            apt: &["clang-19", "lld-19", "llvm-19", "libclang-rt-19-dev"],
+            brew: &["llvm@19"],
+        },
+    },
 ];
 
 /// Installs what is missing. Returns a line for each thing that could not be had.
@@ -75,6 +85,15 @@ pub(crate) fn run() -> Result<Vec<String>> {
     }
     if let Err(error) = python::environment("venv", None) {
         skips.push(format!("no private Python environment: {error:#}"));
+    }
+    // NVIDIA has no library for the Mac.
+    let nvrtc = root().join("xtask/nvrtc.txt");
+    if std::env::consts::OS == "linux"
+        && let Err(error) = python::environment("nvrtc", Some(&nvrtc))
+    {
+        skips.push(format!(
+            "NVRTC is missing, needed by the compile of GPU kernels for NVIDIA: {error:#}"
+        ));
     }
     Ok(skips)
 }
@@ -106,6 +125,15 @@ fn install(from: &Source) -> Result<(), String> {
 
 fn runs(program: &str, args: &[&str]) -> bool {
     succeeds(&mut command(program, args))
+}
+
+/// With the sanitizers' libraries, which are a package of their own.
+fn has_clang() -> bool {
+    let library = |clang: &str| {
+        let mut ask = command(clang, ["-print-libgcc-file-name", "--rtlib=compiler-rt"]);
+        crate::process::output(&mut ask).is_ok_and(|path| Path::new(path.trim()).exists())
+    };
+    ::msl::clang().is_ok_and(library)
 }
 
 fn is_root() -> bool {

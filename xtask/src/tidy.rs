@@ -7,7 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 
 /// Lines of Rust in the repository, tests included.
-const RUST_LINES_MAX: usize = 31_000;
+const RUST_LINES_MAX: usize = 38_000;
 /// Lines in one source file.
 const FILE_LINES_MAX: usize = 999;
 const MARKDOWN: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
@@ -20,8 +20,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["ops"]),
     ("ops", &["hal"]),
     ("hal", &[]),
-    ("msl", &[]),
-    ("xtask", &[]),
+    ("msl", &["hal"]),
+    ("xtask", &["msl", "hal"]),
 ];
 /// What may only be used by tests, from any crate of the workspace.
 const DEV_ONLY: &[&str] = &["msl"];
