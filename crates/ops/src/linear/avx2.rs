@@ -109,12 +109,12 @@ unsafe fn token<F: Packed, const T: usize>(
     unsafe {
         let (high, low, words) = (x.add(32 * t), x.add(32 * (T + t)), x.add(64 * T));
         let (scale, zero) = (float(words, 4 * t), _mm256_setzero_si256());
-        if units::groups(F::FORMAT) == 1 {
+        if const { units::groups(F::FORMAT) == 1 } {
             let start = bias::<F>(words, 4 * (2 * T + t));
             let start = next_level(start, dot::<F, 0>(w, high, dot::<F, 4>(w, high, zero)));
             let sum = _mm256_cvtepi32_ps(dot::<F, 0>(w, low, dot::<F, 4>(w, low, start)));
             let total = _mm256_fmadd_ps(sum, _mm256_mul_ps(w.scales[0], scale), total);
-            if units::has_mins(F::FORMAT) {
+            if const { units::has_mins(F::FORMAT) } {
                 return _mm256_fmadd_ps(w.mins[0], float(words, 4 * (T + t)), total);
             }
             return total;
@@ -125,7 +125,7 @@ unsafe fn token<F: Packed, const T: usize>(
         let a = _mm256_cvtepi32_ps(dot::<F, 0>(w, low, a));
         let b = _mm256_cvtepi32_ps(dot::<F, 4>(w, low, b));
         let mut sum = _mm256_fmadd_ps(b, w.scales[1], _mm256_mul_ps(a, w.scales[0]));
-        if units::has_mins(F::FORMAT) {
+        if const { units::has_mins(F::FORMAT) } {
             sum = _mm256_fnmadd_ps(w.mins[0], _mm256_cvtepi32_ps(word(words, first)), sum);
             sum = _mm256_fnmadd_ps(w.mins[1], _mm256_cvtepi32_ps(word(words, second)), sum);
         }

@@ -133,13 +133,13 @@ unsafe fn token<F: Packed, const T: usize>(
     unsafe {
         let (high, low, words) = (x.add(32 * t), x.add(32 * (T + t)), x.add(64 * T));
         let scale = float(words, 4 * t);
-        if units::groups(F::FORMAT) == 1 {
+        if const { units::groups(F::FORMAT) == 1 } {
             let start = bias::<F>(words, 4 * (2 * T + t));
             let zero = _mm512_setzero_si512();
             let start = next_level(start, dot::<0>(w, high, dot::<4>(w, high, zero)));
             let sum = _mm512_cvtepi32_ps(dot::<0>(w, low, dot::<4>(w, low, start)));
             let total = _mm512_fmadd_ps(sum, _mm512_mul_ps(w.scales[0], scale), total);
-            if units::has_mins(F::FORMAT) {
+            if const { units::has_mins(F::FORMAT) } {
                 return _mm512_fmadd_ps(w.mins[0], float(words, 4 * (T + t)), total);
             }
             return total;
@@ -151,7 +151,7 @@ unsafe fn token<F: Packed, const T: usize>(
         let a = _mm512_cvtepi32_ps(dot::<0>(w, low, a));
         let b = _mm512_cvtepi32_ps(dot::<4>(w, low, b));
         let mut sum = _mm512_fmadd_ps(b, w.scales[1], _mm512_mul_ps(a, w.scales[0]));
-        if units::has_mins(F::FORMAT) {
+        if const { units::has_mins(F::FORMAT) } {
             sum = _mm512_fnmadd_ps(w.mins[0], _mm512_cvtepi32_ps(word(words, first)), sum);
             sum = _mm512_fnmadd_ps(w.mins[1], _mm512_cvtepi32_ps(word(words, second)), sum);
         }

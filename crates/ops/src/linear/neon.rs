@@ -186,7 +186,7 @@ unsafe fn token<F: Packed, const T: usize>(
     unsafe {
         let (high, low, words) = (x.add(32 * t), x.add(32 * (T + t)), x.add(64 * T));
         let zero = vdupq_n_s32(0);
-        let sums = if units::groups(F::FORMAT) == 1 {
+        let sums = if const { units::groups(F::FORMAT) == 1 } {
             let start = bias::<F, T>(words, 4 * (2 * T + t));
             let start = next_level(start, dot::<F, 0>(w, high, dot::<F, 4>(w, high, zero)));
             [dot::<F, 0>(w, low, dot::<F, 4>(w, low, start)), zero]
@@ -216,15 +216,15 @@ pub(super) unsafe fn scaled<F: Packed, const T: usize>(
     unsafe {
         let scale = float(words, 4 * t);
         let [a, b] = [vcvtq_f32_s32(sums[0]), vcvtq_f32_s32(sums[1])];
-        if units::groups(F::FORMAT) == 1 {
+        if const { units::groups(F::FORMAT) == 1 } {
             let total = vfmaq_f32(total, a, vmulq_f32(w.scales[0], scale));
-            if units::has_mins(F::FORMAT) {
+            if const { units::has_mins(F::FORMAT) } {
                 return vfmaq_f32(total, w.mins[0], float(words, 4 * (T + t)));
             }
             return total;
         }
         let mut sum = vfmaq_f32(vmulq_f32(a, w.scales[0]), b, w.scales[1]);
-        if units::has_mins(F::FORMAT) {
+        if const { units::has_mins(F::FORMAT) } {
             let at = 4 * (3 * T + 2 * t);
             sum = vfmsq_f32(sum, w.mins[0], vcvtq_f32_s32(word(words, at)));
             sum = vfmsq_f32(sum, w.mins[1], vcvtq_f32_s32(word(words, at + 4)));

@@ -82,7 +82,7 @@ unsafe fn pair<F: Packed, const T: usize>(
     // SAFETY: the caller's.
     unsafe {
         let levels = [x.add(64 * p), x.add(32 * T + 64 * p)];
-        if groups(F::FORMAT) == 1 {
+        if const { groups(F::FORMAT) == 1 } {
             let [a, b] = dot(rows, levels);
             return [[a; 2], [b; 2]];
         }

@@ -131,6 +131,15 @@ impl At {
     }
 }
 
+/// As `match F::FORMAT`, without the other arms: the compiler would inline all of them everywhere before it drops them.
+macro_rules! match_format {
+    ($($pattern:pat => $value:expr,)+) => {
+        $(if const { matches!(F::FORMAT, $pattern) } {
+            return $value;
+        })+
+    };
+}
+
 /// Codes of steps 0 to 7 of a block of 32 columns of the unit.
 ///
 /// # Safety
@@ -140,43 +149,41 @@ pub(super) unsafe fn codes<R: Registers, F: Packed>(unit: At, block: usize) -> [
     let (half, quarter) = (block / 4, block % 4);
     // SAFETY: the caller's; the offsets are those of the unit's layout.
     unsafe {
-        match F::FORMAT {
+        match_format! {
             Format::Q4_0 => near_nibbles::<R>(unit, 64 + 256 * block),
             Format::Q4_1 => near_nibbles::<R>(unit, 128 + 256 * block),
             Format::Q5_0 => {
                 let low = near_nibbles::<R>(unit, 64 + 256 * block);
                 fifth_bits::<R>(low, R::vector(unit.numbers::<R>(576 + 64 * block, 4)))
-            }
+            },
             Format::Q5_1 => {
                 let low = near_nibbles::<R>(unit, 128 + 256 * block);
                 fifth_bits::<R>(low, R::vector(unit.numbers::<R>(640 + 64 * block, 4)))
-            }
+            },
             Format::Q8_0 => {
                 let v = each!(|i| R::vector(unit.numbers::<R>(64 + 512 * block + 64 * i, 4)));
                 if bias::<R>(F::FORMAT).is_some() { v } else { each!(|i| R::turned(v[i])) }
-            }
+            },
             Format::Q2K => fields::<R>(unit, 320 + 512 * half, 2 * quarter, 3),
             Format::Q3K => {
                 let low = fields::<R>(unit, 288 + 512 * half, 2 * quarter, 3);
                 joined::<R>(low, fields::<R>(unit, 1312, block, 1), 2)
-            }
+            },
             Format::Q4K => fields::<R>(unit, 320 + 512 * (block / 2), 4 * (block % 2), 15),
             Format::Q5K => {
                 let low = fields::<R>(unit, 320 + 512 * (block / 2), 4 * (block % 2), 15);
                 joined::<R>(low, fields::<R>(unit, 2368, block, 1), 4)
-            }
+            },
             Format::Q6K => {
                 let at = 320 + 1024 * half + 512 * (quarter % 2);
                 let low = fields::<R>(unit, at, 4 * (quarter / 2), 15);
                 joined::<R>(low, fields::<R>(unit, 2368 + 512 * half, 2 * quarter, 3), 4)
-            }
+            },
             Format::Iq4Nl => looked_up::<R, F>(unit, 64 + 256 * block),
             Format::Iq4Xs => looked_up::<R, F>(unit, 192 + 256 * block),
             Format::Mxfp4 => looked_up::<R, F>(unit, 32 + 256 * block),
-            Format::F32 | Format::F16 | Format::Bf16 => {
-                unreachable!("float formats are not packed")
-            }
         }
+        unreachable!("float formats are not packed")
     }
 }
 
@@ -189,7 +196,7 @@ pub(super) unsafe fn scales<R: Registers, F: Packed>(unit: At, block: usize) -> 
     // SAFETY: the caller's; the offsets are those of the unit's layout.
     unsafe {
         let d = R::halves(unit.numbers::<R>(0, 2));
-        match F::FORMAT {
+        match_format! {
             Format::Mxfp4 => [R::power(unit.numbers::<R>(16 * block, 1)); 2],
             Format::Q2K => each!([0, 1], |g| {
                 R::multiply(d, R::two_numbers(unit.numbers::<R>(64 + 32 * block + 16 * g, 1))[0])
@@ -202,10 +209,10 @@ pub(super) unsafe fn scales<R: Registers, F: Packed>(unit: At, block: usize) -> 
             }),
             Format::Q4K | Format::Q5K => {
                 [R::multiply(d, R::unsigned(unit.numbers::<R>(64 + 16 * block, 1))); 2]
-            }
+            },
             Format::Iq4Xs => [R::multiply(d, R::signed(unit.numbers::<R>(64 + 16 * block, 1))); 2],
-            _ => [R::halves(unit.numbers::<R>(32 * block, 2)); 2],
         }
+        [R::halves(unit.numbers::<R>(32 * block, 2)); 2]
     }
 }
 
@@ -217,15 +224,15 @@ pub(super) unsafe fn scales<R: Registers, F: Packed>(unit: At, block: usize) -> 
 pub(super) unsafe fn mins<R: Registers, F: Packed>(unit: At, block: usize) -> [R::Floats; 2] {
     // SAFETY: the caller's; the offsets are those of the unit's layout.
     unsafe {
-        if matches!(F::FORMAT, Format::Q4_1 | Format::Q5_1) {
+        if const { matches!(F::FORMAT, Format::Q4_1 | Format::Q5_1) } {
             return [R::halves(unit.numbers::<R>(64 + 32 * block, 2)); 2];
         }
-        if !has_mins(F::FORMAT) {
+        if const { !has_mins(F::FORMAT) } {
             return [R::zero(); 2];
         }
         // The sums in the panel are negative, and so is the minimum's share: both signs cancel.
         let d = R::negative(R::halves(unit.numbers::<R>(32, 2)));
-        if groups(F::FORMAT) == 1 {
+        if const { groups(F::FORMAT) == 1 } {
             return [R::multiply(d, R::unsigned(unit.numbers::<R>(192 + 16 * block, 1))); 2];
         }
         each!([0, 1], |g| {
