@@ -13,9 +13,10 @@ use std::thread::JoinHandle;
 
 /// How often a worker looks for new work before it sleeps: some 0.1 to 1 ms, longer than the gap between two decode steps.
 const SPINS_BETWEEN_RUNS: u32 = 20_000;
-/// How often a thread looks at a barrier before it sleeps: about 5 us, longer than threads are apart when each has a core of its
-/// own. It never yields: to a busy program on the same core that gives a whole time slice, milliseconds.
-const SPINS_AT_BARRIER: u32 = 200;
+/// How often a thread looks at a barrier before it sleeps: some 50 us. Threads with cores of their own are closer together than
+/// that, and to be woken costs tens of microseconds. It never yields: to a busy program on the same core that gives a whole time
+/// slice, milliseconds.
+const SPINS_AT_BARRIER: u32 = 2000;
 
 /// Where threads sleep until something has changed.
 #[derive(Debug, Default)]
