@@ -3,9 +3,12 @@
 //!
 //! Each thread makes words of a chunk of tokens for itself, which is a hundredth of what it then multiplies, and of its own
 //! rows of weights, two tiles of 16 at a time.
-#![expect(
-    unsafe_code,
-    reason = "a CPU kernel: hands pointers to kernels that have none of their own checks"
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(
+        unsafe_code,
+        reason = "a CPU kernel: hands pointers to kernels that have none of their own checks"
+    )
 )]
 use super::pack::TILE_ROWS;
 use super::tiles::PAIR_BYTES;

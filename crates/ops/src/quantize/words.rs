@@ -18,8 +18,6 @@ pub(crate) const BLOCK: usize = 64;
 pub(crate) const TOKENS: usize = 4;
 /// Bytes of a group's block.
 pub(crate) const BLOCK_BYTES: usize = TOKENS * (2 * BLOCK + 4);
-/// The largest word.
-pub(crate) const WORD_MAX: f32 = 8191.0;
 
 /// Whether a family's kernels for prompts read words.
 pub(crate) fn are_for(family: Family) -> bool {
@@ -56,10 +54,13 @@ pub(crate) fn quantize_group(
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512 {
-    use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, group_bytes};
+    use super::{BLOCK, BLOCK_BYTES, TOKENS, group_bytes};
     use crate::quantize::panel::avx512::normalized;
     use crate::quantize::panel::{RowNorm, moments};
     use std::arch::x86_64::*;
+
+    /// The largest word.
+    const WORD_MAX: f32 = 8191.0;
 
     /// As [`super::quantize_group`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
