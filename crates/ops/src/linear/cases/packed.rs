@@ -3,6 +3,7 @@ use super::{EXACT, Feed, HIDDEN, Head, Product, Project, Qkv, WORDS, linear, nor
 use crate::conformance::{Setup, check, token};
 use crate::format::Format;
 use crate::linear::pack::packed_bytes;
+use crate::quantize::words;
 use crate::simd::Family;
 use crate::{Activation, Hidden, NormKind};
 
@@ -62,7 +63,12 @@ fn exact_inputs_give_exact_products() {
 
 #[test]
 fn prompts_are_close_and_exact_rows_beside_them_stay_exact() {
-    for family in families() {
+    let families: Vec<_> =
+        families().into_iter().filter(|family| words::are_for(*family)).collect();
+    if families.is_empty() {
+        eprintln!("SKIPPED: products of words: no family of this processor has kernels for them");
+    }
+    for family in families {
         for (seed, format) in (1..).zip(Format::ALL) {
             for (columns, rows, tokens, bias) in SHAPES {
                 if packed_bytes(family, format, rows.into(), columns as usize).is_none() {
