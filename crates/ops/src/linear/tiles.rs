@@ -231,7 +231,7 @@ fn run<'a>(
 
 impl Work<'_> {
     /// Units of work are groups of tiles of weights, of all parts one after the other, times chunks of tokens whose panels fit
-    /// in the cache. Each thread gets a contiguous run of them, and so streams contiguous memory.
+    /// in the cache. Each thread begins with a contiguous run of them, and so streams contiguous memory.
     fn run(&self, launch: &HostLaunch<'_>) {
         let prompt = self.rows.all - self.rows.exact;
         let paired = prompt > 0;
@@ -240,24 +240,27 @@ impl Work<'_> {
         let exact = self.rows.tiles();
         let tiles = exact + prompt.div_ceil(TILE_TOKENS);
         let mut products = [const { Products([0.0; TILE_TOKENS * TILE_ROWS]) }; 2];
-        for item in launch.part(groups * tiles.div_ceil(chunk), 1) {
-            let group = self.group(item % groups, paired);
-            let first = item / groups * chunk;
-            let last = (first + chunk).min(tiles);
-            for t in first..last.min(exact) {
-                let tile = panel::token_tile(t, self.rows.exact);
-                let panel = self.panel_of(t, tile);
-                for ((part, index), out) in group.members().zip(&mut products) {
-                    part.multiply(index, panel, tile.width, out);
-                }
-                self.finish(group, tile, &mut products);
+        launch.pieces(groups * tiles.div_ceil(chunk), 1, |piece| {
+            for item in piece {
+                let group = self.group(item % groups, paired);
+                let first = item / groups * chunk;
+                let last = (first + chunk).min(tiles);
+                self.exact(group, first..last.min(exact), &mut products);
+                let prompts = first.max(exact) - exact..last.max(exact) - exact;
+                self.prompt(launch, group, prompts, &mut products);
             }
-            self.prompt(
-                launch,
-                group,
-                first.max(exact) - exact..last.max(exact) - exact,
-                &mut products,
-            );
+        });
+    }
+
+    /// Products of a group with tiles of tokens that continue an answer.
+    fn exact(&self, group: Group<'_>, tiles: std::ops::Range<usize>, products: &mut [Products; 2]) {
+        for t in tiles {
+            let tile = panel::token_tile(t, self.rows.exact);
+            let panel = self.panel_of(t, tile);
+            for ((part, index), out) in group.members().zip(&mut *products) {
+                part.multiply(index, panel, tile.width, out);
+            }
+            self.finish(group, tile, products);
         }
     }
 
