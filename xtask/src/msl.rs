@@ -161,7 +161,7 @@ fn trial(
     let constants = ::msl::any_constants(source).leak();
     let name: &'static str = entry.name.clone().leak();
     let gpu = Gpu { texts, entry: name, constants };
-    let program = Box::leak(Box::new(Program { name, host: |_| (), gpu: Some(gpu) }));
+    let program = Box::leak(Box::new(Program { name, host: None, gpu: Some(gpu) }));
     let (grid, block) = ([1; 3], [32, 1, 1]);
     let mut trial =
         Trial { program, spans: Vec::new(), constants: Vec::new(), grid, block, scratch_bytes: 0 };

@@ -2,7 +2,7 @@
 use crate::load::{State, Weights, resources};
 use crate::memory::BLOCK_TOKENS;
 use crate::{Error, Options};
-use hal::{Buffer, Device, Info, Prepared};
+use hal::{Buffer, Device, Info, Kind, Prepared};
 use model::{Model, forward};
 use ops::{Bucket, Cache, KvFormat, Limits, Recorded, Recorder, Resources, Tensor, sample};
 use std::sync::Arc;
@@ -43,7 +43,18 @@ pub(crate) fn record(
     bucket: Bucket,
     sampling: bool,
 ) -> Result<(Recorded, Tensor), Error> {
-    let mut recorder = Recorder::new(device, resources, bucket);
+    record_for(device.info().kind, device, model, resources, (bucket, sampling))
+}
+
+/// As [`record`], what a device of `kind` would run.
+pub(crate) fn record_for(
+    kind: Kind,
+    device: &dyn Device,
+    model: &Model,
+    resources: &Resources,
+    (bucket, sampling): (Bucket, bool),
+) -> Result<(Recorded, Tensor), Error> {
+    let mut recorder = Recorder::new(device, resources, bucket).for_kind(kind);
     let logits = forward(&mut recorder, model);
     if sampling {
         sample::record(&mut recorder, &logits);
@@ -84,7 +95,7 @@ pub(crate) fn activation_bytes(
     let resources = resources(&weights, &state);
     let mut bytes = 0;
     for bucket in buckets(limits) {
-        let (recorded, _) = record(&*null, model, &resources, bucket, true)?;
+        let (recorded, _) = record_for(info.kind, &*null, model, &resources, (bucket, true))?;
         bytes = bytes.max(recorded.arena_bytes());
     }
     Ok(bytes)

@@ -13,6 +13,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it runs a program's GPU half.
+    #[must_use]
+    pub const fn is_gpu(self) -> bool {
+        matches!(self, Self::Soft | Self::Metal | Self::Cuda | Self::Hip)
+    }
+
     /// The word used in `--device`, in receipts and in errors.
     #[must_use]
     pub const fn name(self) -> &'static str {

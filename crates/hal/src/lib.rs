@@ -119,9 +119,9 @@ pub struct Executed {
 #[derive(Debug)]
 pub struct Program {
     pub name: &'static str,
-    /// The CPU device runs this on all its threads at once; each takes its part of the work.
-    pub host: cpu::Host,
-    /// What every GPU runs, or none yet.
+    /// The CPU device runs this on all its threads at once; each takes its part of the work. None: for GPUs only.
+    pub host: Option<cpu::Host>,
+    /// What every GPU runs. None: for the CPU only.
     pub gpu: Option<Gpu>,
 }
 

@@ -6,7 +6,7 @@
 //! ```text
 //! pub static ADD: hal::Program = hal::Program {
 //!     name: "add",
-//!     host: cpu::add,
+//!     host: Some(cpu::add),
 //!     gpu: Some(hal::Gpu { texts: &[Add::MSL, hal::msl!("kernel.metal")], entry: "add", constants: &[] }),
 //! };
 //! ```

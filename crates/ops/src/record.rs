@@ -4,7 +4,7 @@ use crate::simd::Family;
 use crate::{
     Activation, Attention, Cache, Epilogue, Heads, Hidden, Inputs, Linear, Norm, Ops, Rope, Weight,
 };
-use hal::{Buffer, Command, Commands, Device, Error, Launch, Program, Result, Span};
+use hal::{Buffer, Command, Commands, Device, Error, Kind, Launch, Program, Result, Span};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -137,16 +137,34 @@ pub(crate) fn write(place: impl Into<Place>) -> Operand {
     Operand { place: place.into(), written: true }
 }
 
-/// How a launch is spread over the device.
+/// How a launch is spread over the device, where CPU and GPU take the same operands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spread {
-    /// Threadgroups, for devices that have them.
+    /// Threadgroups of a GPU.
     pub(crate) groups: u32,
+    /// Memory of each of the CPU's threads.
     pub(crate) scratch_bytes: u32,
 }
 
+/// How a launch is spread over a GPU.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    pub(crate) groups: [u32; 3],
+    /// Threads of each threadgroup.
+    pub(crate) threads: [u32; 3],
+    /// Memory of each threadgroup.
+    pub(crate) scratch_bytes: u32,
+}
+
+impl Grid {
+    /// `groups` threadgroups of [`GROUP_THREADS`] threads in a row.
+    pub(crate) const fn row(groups: u32) -> Self {
+        Self { groups: [groups, 1, 1], threads: [GROUP_THREADS, 1, 1], scratch_bytes: 0 }
+    }
+}
+
 /// Threads of a threadgroup, where nothing better is known.
-const GROUP_THREADS: u32 = 256;
+pub(crate) const GROUP_THREADS: u32 = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -155,6 +173,7 @@ pub struct Recorder<'a> {
     pub(crate) resources: &'a Resources,
     pub(crate) bucket: Bucket,
     pub(crate) family: Family,
+    kind: Kind,
     arena: Rc<RefCell<Arena>>,
     list: Vec<Command>,
     places: Vec<Place>,
@@ -182,6 +201,7 @@ impl<'a> Recorder<'a> {
             resources,
             bucket,
             family: Family::host(),
+            kind: device.info().kind,
             arena: Rc::default(),
             list: Vec::new(),
             places: Vec::new(),
@@ -195,6 +215,17 @@ impl<'a> Recorder<'a> {
     #[must_use]
     pub fn with_family(self, family: Family) -> Self {
         Self { family: family.at_most_host(), ..self }
+    }
+
+    /// Records what a device of another kind would run: for plans, on a device that runs nothing.
+    #[must_use]
+    pub fn for_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// Whether kernels for GPUs are recorded.
+    pub(crate) const fn for_gpu(&self) -> bool {
+        self.kind.is_gpu()
     }
 
     /// Ends the recording.
@@ -254,12 +285,28 @@ impl<'a> Recorder<'a> {
         read(self.resources.inputs.counts())
     }
 
-    /// Records one launch; `constants` appends the image of the kernel's arguments.
+    /// Records one launch of a program that every device runs over the same operands; `constants` appends the image of the
+    /// kernel's arguments.
     pub(crate) fn launch(
         &mut self,
         program: &'static Program,
         operands: &[Operand],
         spread: Spread,
+        constants: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let mut grid = Grid::row(spread.groups.max(1));
+        if !self.for_gpu() {
+            grid.scratch_bytes = spread.scratch_bytes;
+        }
+        self.launch_grid(program, operands, grid, constants);
+    }
+
+    /// As [`Recorder::launch`], spread as `grid` says.
+    pub(crate) fn launch_grid(
+        &mut self,
+        program: &'static Program,
+        operands: &[Operand],
+        grid: Grid,
         constants: impl FnOnce(&mut Vec<u8>),
     ) {
         let kernel = match self.device.load(program) {
@@ -277,9 +324,9 @@ impl<'a> Recorder<'a> {
             operands.iter().enumerate().map(|(i, operand)| u32::from(operand.written) << i).sum();
         self.list.push(Command::Launch(Launch {
             kernel,
-            grid: [spread.groups.max(1), 1, 1],
-            block: [GROUP_THREADS, 1, 1],
-            scratch_bytes: spread.scratch_bytes,
+            grid: grid.groups,
+            block: grid.threads,
+            scratch_bytes: grid.scratch_bytes,
             spans: first..index(self.places.len()),
             writes,
             constants: start..index(self.constants.len()),

@@ -18,6 +18,7 @@ use crate::slots::next_owner;
 use crate::{Buffer, Command, Commands, Device, Error, Executed, Fence, Handle, Info, Kernel};
 use crate::{Memory, Prepared, Program, Result, Slots, Span, Timing};
 use host::HostSpan;
+pub use memory::HostBuffers;
 use memory::HostMemory;
 use pieces::Cursor;
 use pool::{Barrier, Pool};
@@ -45,7 +46,7 @@ struct State {
     pool: Pool,
     /// One for each thread of the pool.
     cursors: Vec<Cursor>,
-    buffers: Slots<HostMemory>,
+    buffers: HostBuffers,
     kernels: Slots<KernelState>,
     prepared: Slots<Steps>,
     lost: bool,
@@ -55,6 +56,7 @@ struct State {
 struct KernelState {
     id: Option<Kernel>,
     program: &'static Program,
+    host: Host,
     executed: Executed,
 }
 
@@ -121,7 +123,7 @@ impl Cpu {
         let state = State {
             pool,
             cursors: (0..threads).map(|_| Cursor::default()).collect(),
-            buffers: Slots::new("buffer", owner),
+            buffers: HostBuffers::new("cpu", owner),
             kernels: Slots::new("kernel", owner),
             prepared: Slots::new("prepared", owner),
             lost: false,
@@ -136,15 +138,8 @@ impl Cpu {
 
 impl State {
     fn span(&self, span: Span) -> Result<HostSpan> {
-        let memory = self.buffers.get(span.buffer.0)?;
-        if span.offset.checked_add(span.bytes).is_none_or(|end| end > memory.bytes()) {
-            let reason = format!("span {span:?} leaves its buffer of {} bytes", memory.bytes());
-            return Err(Error::BadSpan { command: 0, reason });
-        }
-        let fits = "a host buffer's size fits in usize";
-        let offset = usize::try_from(span.offset).expect(fits);
-        let bytes = usize::try_from(span.bytes).expect(fits);
-        Ok(HostSpan { pointer: memory.pointer().wrapping_add(offset), bytes })
+        let (pointer, bytes) = self.buffers.place(span)?;
+        Ok(HostSpan { pointer, bytes })
     }
 
     fn action(
@@ -159,7 +154,7 @@ impl State {
                 for span in commands.spans_of(launch) {
                     spans.push(self.span(*span)?);
                 }
-                let host = self.kernels.get(launch.kernel.0)?.program.host;
+                let host = self.kernels.get(launch.kernel.0)?.host;
                 let constants = launch.constants.start as usize..launch.constants.end as usize;
                 Action::Launch { kernel: launch.kernel, host, spans: start..spans.len(), constants }
             }
@@ -195,15 +190,10 @@ impl State {
         buffers.dedup();
         // Whole pages per thread: no two threads share a cache line.
         let scratch_bytes = scratch_bytes.next_multiple_of(4096);
-        let scratch = HostMemory::zeroed((scratch_bytes * self.pool.threads()) as u64)
-            .map_err(|_| out_of_memory((scratch_bytes * self.pool.threads()) as u64))?;
+        let scratch = self.buffers.zeroed((scratch_bytes * self.pool.threads()) as u64)?;
         let constants = commands.constants.clone();
         Ok(Steps { list, spans, constants, scratch_bytes, buffers, scratch, counts })
     }
-}
-
-fn out_of_memory(needed: u64) -> Error {
-    Error::OutOfMemory { device: "cpu".to_owned(), needed, free: memory_bytes_free().unwrap_or(0) }
 }
 
 #[expect(unsafe_code, reason = "raw host memory behind handles")]
@@ -213,48 +203,25 @@ impl Device for Cpu {
     }
 
     fn alloc(&self, memory: Memory) -> Result<Buffer> {
-        let memory = match memory {
-            Memory::Mapped(mapping) => HostMemory::Mapped(mapping),
-            Memory::Bytes(bytes) => {
-                if memory_bytes_free().is_some_and(|free| bytes > free) {
-                    return Err(out_of_memory(bytes));
-                }
-                HostMemory::zeroed(bytes).map_err(|_| out_of_memory(bytes))?
-            }
-        };
-        Ok(Buffer(self.state().buffers.insert(memory)))
+        self.state().buffers.alloc(memory)
     }
 
     fn free(&self, handle: Handle) {
         // Submitted work has ended when `submit` returns, so nothing can still use the memory.
         match handle {
-            Handle::Buffer(buffer) => drop(self.state().buffers.remove(buffer.0)),
+            Handle::Buffer(buffer) => self.state().buffers.free(buffer),
             Handle::Prepared(prepared) => drop(self.state().prepared.remove(prepared.0)),
         }
     }
 
     fn write(&self, target: Span, source: &[u8]) -> Result<()> {
-        let state = self.state();
-        let host = state.span(target)?;
-        if !state.buffers.get(target.buffer.0)?.writable() || source.len() > host.bytes {
-            let reason = format!("cannot write {} bytes to {target:?}", source.len());
-            return Err(Error::BadSpan { command: 0, reason });
-        }
-        // SAFETY: the span was checked, the buffer is writable, and no work runs while the state is locked.
-        unsafe { host.pointer.copy_from_nonoverlapping(source.as_ptr(), source.len()) };
-        Ok(())
+        // SAFETY: no work runs while the state is locked.
+        unsafe { self.state().buffers.write(target, source) }
     }
 
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()> {
-        let state = self.state();
-        let host = state.span(source)?;
-        if target.len() > host.bytes {
-            let reason = format!("cannot read {} bytes from {source:?}", target.len());
-            return Err(Error::BadSpan { command: 0, reason });
-        }
-        // SAFETY: the span was checked and no work runs while the state is locked.
-        unsafe { target.as_mut_ptr().copy_from_nonoverlapping(host.pointer, target.len()) };
-        Ok(())
+        // SAFETY: no work runs while the state is locked.
+        unsafe { self.state().buffers.read(source, target) }
     }
 
     fn load(&self, program: &'static Program) -> Result<Kernel> {
@@ -263,18 +230,20 @@ impl Device for Cpu {
         if let Some(id) = known.and_then(|kernel| kernel.id) {
             return Ok(id);
         }
+        let Some(host) = program.host else {
+            let what = format!("program {}: it has no CPU kernel", program.name);
+            return Err(Error::Unsupported { device: "cpu".to_owned(), what });
+        };
         let executed =
             Executed { kernel: program.name, launches: 0, time_ns: 0, timed_launches: 0 };
-        let id = Kernel(state.kernels.insert(KernelState { id: None, program, executed }));
+        let id = Kernel(state.kernels.insert(KernelState { id: None, program, host, executed }));
         state.kernels.get_mut(id.0)?.id = Some(id);
         Ok(id)
     }
 
     unsafe fn prepare(&self, commands: &Commands) -> Result<Prepared> {
         let mut state = self.state();
-        commands.check(|buffer| {
-            state.buffers.get(buffer.0).map(|memory| (memory.bytes(), memory.writable()))
-        })?;
+        state.buffers.check(commands)?;
         let steps = state.steps(commands)?;
         Ok(Prepared(state.prepared.insert(steps)))
     }
@@ -289,7 +258,7 @@ impl Device for Cpu {
         }
         let steps = state.prepared.get(prepared.0)?;
         for buffer in &steps.buffers {
-            state.buffers.get(buffer.0)?;
+            state.buffers.live(*buffer)?;
         }
         let mut clock = Clock { kernels: &mut state.kernels, timing };
         if run((&state.pool, &state.cursors), steps, &mut clock).is_err() {

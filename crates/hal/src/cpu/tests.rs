@@ -4,8 +4,9 @@ use crate::Launch;
 use crate::null::Null;
 
 /// `y[i] += x[i]` on u32.
-static ADD: Program = Program { name: "test_add", host: add, gpu: None };
-static PANIC: Program = Program { name: "test_panic", host: |_| panic!("on purpose"), gpu: None };
+static ADD: Program = Program { name: "test_add", host: Some(add), gpu: None };
+static PANIC: Program =
+    Program { name: "test_panic", host: Some(|_| panic!("on purpose")), gpu: None };
 
 #[expect(unsafe_code, reason = "a kernel")]
 fn add(launch: &HostLaunch<'_>) {
@@ -145,7 +146,7 @@ fn a_panicking_kernel_loses_the_device_and_not_the_process() {
 }
 
 /// `y[i] = 3 * y[i] + x[i]` in pieces, twice in one launch: an item left out or done twice shows for good.
-static PIECES: Program = Program { name: "test_pieces", host: pieces, gpu: None };
+static PIECES: Program = Program { name: "test_pieces", host: Some(pieces), gpu: None };
 
 #[expect(unsafe_code, reason = "a kernel")]
 fn pieces(launch: &HostLaunch<'_>) {

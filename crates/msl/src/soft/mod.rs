@@ -8,12 +8,12 @@ use crate::compilers::defines;
 use crate::error::Error as MslError;
 use crate::read::Source;
 use crate::{generate, lint};
+use hal::cpu::HostBuffers;
 use hal::{Buffer, Command, Commands, Device, Error, Executed, Fence, Handle, Info, Kernel, Kind};
 use hal::{Launch, Memory, Prepared, Program, Result, Slots, Span, Timing};
 pub use library::{Job, Kernels, Workers};
-use memmap2::MmapMut;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 /// The order in which threads, SIMD groups and threadgroups run as far as barriers and collectives let them.
@@ -56,7 +56,7 @@ pub struct Soft {
 
 #[derive(Debug)]
 struct State {
-    buffers: Slots<SoftMemory>,
+    buffers: HostBuffers,
     kernels: Slots<Loaded>,
     loaded: Vec<Kernel>,
     prepared: Slots<Commands>,
@@ -75,37 +75,6 @@ struct Loaded {
     executed: Executed,
 }
 
-enum SoftMemory {
-    Owned { mapping: MmapMut, bytes: u64 },
-    Mapped(Arc<dyn AsRef<[u8]> + Send + Sync>),
-}
-
-impl std::fmt::Debug for SoftMemory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SoftMemory({} bytes)", self.bytes())
-    }
-}
-
-impl SoftMemory {
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Owned { bytes, .. } => *bytes,
-            Self::Mapped(mapping) => (**mapping).as_ref().len() as u64,
-        }
-    }
-
-    fn writable(&self) -> bool {
-        matches!(self, Self::Owned { .. })
-    }
-
-    fn pointer(&self) -> *mut u8 {
-        match self {
-            Self::Owned { mapping, .. } => mapping.as_ptr().cast_mut(),
-            Self::Mapped(mapping) => (**mapping).as_ref().as_ptr().cast_mut(),
-        }
-    }
-}
-
 impl Soft {
     /// Opens the device.
     ///
@@ -118,7 +87,7 @@ impl Soft {
         })?;
         let owner = hal::next_owner();
         let state = State {
-            buffers: Slots::new("buffer", owner),
+            buffers: HostBuffers::new("soft", owner),
             kernels: Slots::new("kernel", owner),
             loaded: Vec::new(),
             prepared: Slots::new("prepared", owner),
@@ -180,25 +149,9 @@ impl Soft {
 }
 
 impl State {
-    fn check(&self, commands: &Commands) -> Result<()> {
-        let facts = |memory: &SoftMemory| (memory.bytes(), memory.writable());
-        commands.check(|buffer| self.buffers.get(buffer.0).map(facts))
-    }
-
     /// The address of a span that was checked when it was prepared, while its buffer lives.
     fn pointer(&self, span: Span) -> Result<*mut u8> {
-        let memory = self.buffers.get(span.buffer.0)?;
-        if span.offset.checked_add(span.bytes).is_none_or(|end| end > memory.bytes()) {
-            let reason = format!("span {span:?} leaves its buffer of {} bytes", memory.bytes());
-            return Err(Error::BadSpan { command: 0, reason });
-        }
-        let offset = usize::try_from(span.offset).unwrap_or(usize::MAX);
-        Ok(memory.pointer().wrapping_add(offset))
-    }
-
-    fn out_of_memory(needed: u64) -> Error {
-        let free = hal::cpu::memory_bytes_free().unwrap_or(0);
-        Error::OutOfMemory { device: "soft".to_owned(), needed, free }
+        self.buffers.place(span).map(|(pointer, _)| pointer)
     }
 }
 
@@ -214,46 +167,24 @@ impl Device for Soft {
     }
 
     fn alloc(&self, memory: Memory) -> Result<Buffer> {
-        let memory = match memory {
-            Memory::Mapped(mapping) => SoftMemory::Mapped(mapping),
-            Memory::Bytes(bytes) => {
-                let mapping = MmapMut::map_anon(length(bytes.max(1)));
-                let mapping = mapping.map_err(|_| State::out_of_memory(bytes))?;
-                SoftMemory::Owned { mapping, bytes }
-            }
-        };
-        Ok(Buffer(self.state().buffers.insert(memory)))
+        self.state().buffers.alloc(memory)
     }
 
     fn free(&self, handle: Handle) {
         match handle {
-            Handle::Buffer(buffer) => drop(self.state().buffers.remove(buffer.0)),
+            Handle::Buffer(buffer) => self.state().buffers.free(buffer),
             Handle::Prepared(prepared) => drop(self.state().prepared.remove(prepared.0)),
         }
     }
 
     fn write(&self, target: Span, source: &[u8]) -> Result<()> {
-        let state = self.state();
-        let pointer = state.pointer(target)?;
-        if !state.buffers.get(target.buffer.0)?.writable() || source.len() > length(target.bytes) {
-            let reason = format!("cannot write {} bytes to {target:?}", source.len());
-            return Err(Error::BadSpan { command: 0, reason });
-        }
-        // SAFETY: the span was checked, the buffer is writable, and no work runs while the state is locked.
-        unsafe { pointer.copy_from_nonoverlapping(source.as_ptr(), source.len()) };
-        Ok(())
+        // SAFETY: no work runs while the state is locked.
+        unsafe { self.state().buffers.write(target, source) }
     }
 
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()> {
-        let state = self.state();
-        let pointer = state.pointer(source)?;
-        if target.len() > length(source.bytes) {
-            let reason = format!("cannot read {} bytes from {source:?}", target.len());
-            return Err(Error::BadSpan { command: 0, reason });
-        }
-        // SAFETY: the span was checked and no work runs while the state is locked.
-        unsafe { target.as_mut_ptr().copy_from_nonoverlapping(pointer, target.len()) };
-        Ok(())
+        // SAFETY: no work runs while the state is locked.
+        unsafe { self.state().buffers.read(source, target) }
     }
 
     fn load(&self, program: &'static Program) -> Result<Kernel> {
@@ -278,7 +209,7 @@ impl Device for Soft {
 
     unsafe fn prepare(&self, commands: &Commands) -> Result<Prepared> {
         let mut state = self.state();
-        state.check(commands)?;
+        state.buffers.check(commands)?;
         for (command, entry) in commands.list.iter().enumerate() {
             if let Command::Launch(launch) = entry {
                 let checked = launch::check(&state, self.options.checks, commands, launch)?;
@@ -295,7 +226,7 @@ impl Device for Soft {
         }
         let commands = state.prepared.get(prepared.0)?.clone();
         // All buffers must still live before anything runs.
-        state.check(&commands)?;
+        state.buffers.check(&commands)?;
         for command in &commands.list {
             match command {
                 Command::Launch(launch) => self.launch(&mut state, &commands, launch, timing)?,

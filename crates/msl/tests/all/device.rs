@@ -160,6 +160,6 @@ fn what_does_not_compile_says_where() {
     let wrong = FunctionConstant { index: 0, value: Value::Uint(1) };
     let found = log(program("mat_vec", vec![MatVec::MSL, MAT_VEC], vec![wrong]));
     assert!(found.contains("the program says Some(\"uint\")"), "{found}");
-    static HOST_ONLY: Program = Program { name: "host_only", host: |_| (), gpu: None };
+    static HOST_ONLY: Program = Program { name: "host_only", host: Some(|_| ()), gpu: None };
     assert!(matches!(device.load(&HOST_ONLY), Err(Error::Unsupported { .. })));
 }

@@ -43,7 +43,7 @@ pub(crate) fn program(
     constants: Vec<FunctionConstant>,
 ) -> &'static Program {
     let gpu = Gpu { texts: texts.leak(), entry, constants: constants.leak() };
-    Box::leak(Box::new(Program { name: entry, host: |_| (), gpu: Some(gpu) }))
+    Box::leak(Box::new(Program { name: entry, host: None, gpu: Some(gpu) }))
 }
 
 /// Runs a trial.

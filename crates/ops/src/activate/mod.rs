@@ -9,9 +9,10 @@ use crate::record::{Recorder, Spread, Tensor, read, write};
 
 /// Spans: counts, gate (updated), then up if there is one.
 pub static ACTIVATE: hal::Program =
-    hal::Program { name: "activate", host: cpu::activate, gpu: None };
+    hal::Program { name: "activate", host: Some(cpu::activate), gpu: None };
 /// Spans: counts, x (updated).
-pub static SOFTCAP: hal::Program = hal::Program { name: "softcap", host: cpu::softcap, gpu: None };
+pub static SOFTCAP: hal::Program =
+    hal::Program { name: "softcap", host: Some(cpu::softcap), gpu: None };
 
 hal::args! {
     /// Arguments of both programs.

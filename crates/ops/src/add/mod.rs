@@ -6,7 +6,7 @@ mod cpu;
 use crate::record::{Recorder, Spread, Tensor, read, write};
 
 /// Spans: counts, y, x (updated).
-pub static ADD: hal::Program = hal::Program { name: "add", host: cpu::add, gpu: None };
+pub static ADD: hal::Program = hal::Program { name: "add", host: Some(cpu::add), gpu: None };
 
 hal::args! {
     /// Arguments of [`ADD`].

@@ -14,7 +14,8 @@ use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
 
 /// Spans: counts, positions, sequences, tables, q, K cache, V cache, y, counters (all 0, and again afterwards) and partial results
 /// (written; empty where tiles are not to be shared).
-pub static ATTEND: hal::Program = hal::Program { name: "attend", host: cpu::attend, gpu: None };
+pub static ATTEND: hal::Program =
+    hal::Program { name: "attend", host: Some(cpu::attend), gpu: None };
 
 /// Rows, each a token's query head, that read the KV cache together.
 const TILE_ROWS: u32 = 32;

@@ -10,10 +10,10 @@ use crate::Weight;
 use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
 
 /// Spans: counts, tokens, sampled, table, y.
-pub static EMBED: hal::Program = hal::Program { name: "embed", host: cpu::embed, gpu: None };
+pub static EMBED: hal::Program = hal::Program { name: "embed", host: Some(cpu::embed), gpu: None };
 /// Spans: counts, positions, table, y (updated).
 pub static POSITIONS: hal::Program =
-    hal::Program { name: "positions", host: cpu::positions, gpu: None };
+    hal::Program { name: "positions", host: Some(cpu::positions), gpu: None };
 
 hal::args! {
     /// Arguments of both programs.

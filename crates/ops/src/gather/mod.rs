@@ -6,7 +6,8 @@ mod cpu;
 use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
 
 /// Spans: counts, rows, x, y (written).
-pub static GATHER: hal::Program = hal::Program { name: "gather", host: cpu::gather, gpu: None };
+pub static GATHER: hal::Program =
+    hal::Program { name: "gather", host: Some(cpu::gather), gpu: None };
 
 hal::args! {
     /// Arguments of [`GATHER`].

@@ -6,7 +6,7 @@
 //! products then widen to 32 bits.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
 use super::tiles::TileKernel;
-use super::units::{self, At, Packed, PerFormat, Registers, each};
+use super::units::{self, At, Packed, PerFormat, Registers, count, each};
 use crate::format::Format;
 use crate::quantize::panel::TOKEN_BYTES;
 use std::arch::x86_64::*;
@@ -228,35 +228,17 @@ impl Registers for Avx2 {
         unsafe { _mm256_loadu_si256(at.cast()) }
     }
     #[inline(always)]
-    unsafe fn nibbles(v: __m256i) -> [__m256i; 2] {
-        // SAFETY: register arithmetic only.
-        unsafe { each!([0, 4], |shift| Self::bits(v, shift, 15)) }
-    }
-    #[inline(always)]
     unsafe fn bits(v: __m256i, shift: usize, mask: u8) -> __m256i {
         // SAFETY: register arithmetic only.
         unsafe {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_possible_wrap,
-                reason = "below 8"
-            )]
-            let shifted = _mm256_srl_epi16(v, _mm_cvtsi32_si128(shift as i32));
+            let shifted = _mm256_srl_epi16(v, count(shift));
             _mm256_and_si256(shifted, _mm256_set1_epi8(mask.cast_signed()))
         }
     }
     #[inline(always)]
     unsafe fn joined(low: __m256i, high: __m256i, up: usize) -> __m256i {
         // SAFETY: register arithmetic only.
-        unsafe {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_possible_wrap,
-                reason = "below 8"
-            )]
-            let up = _mm_cvtsi32_si128(up as i32);
-            _mm256_or_si256(low, _mm256_sll_epi16(high, up))
-        }
+        unsafe { _mm256_or_si256(low, _mm256_sll_epi16(high, count(up))) }
     }
     #[inline(always)]
     unsafe fn turned(v: __m256i) -> __m256i {

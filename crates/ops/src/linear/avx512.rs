@@ -11,7 +11,7 @@
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
 use super::avx512_words;
 use super::tiles::{PromptKernels, TileKernel};
-use super::units::{self, At, Packed, PerFormat, Registers, each};
+use super::units::{self, At, Packed, PerFormat, Registers, count};
 use crate::quantize::panel::TOKEN_BYTES;
 use std::arch::x86_64::*;
 
@@ -232,35 +232,17 @@ impl Registers for Avx512 {
         unsafe { _mm512_loadu_si512(at.cast()) }
     }
     #[inline(always)]
-    unsafe fn nibbles(v: __m512i) -> [__m512i; 2] {
-        // SAFETY: register arithmetic only.
-        unsafe { each!([0, 4], |shift| Self::bits(v, shift, 15)) }
-    }
-    #[inline(always)]
     unsafe fn bits(v: __m512i, shift: usize, mask: u8) -> __m512i {
         // SAFETY: register arithmetic only.
         unsafe {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_possible_wrap,
-                reason = "below 8"
-            )]
-            let shifted = _mm512_srl_epi16(v, _mm_cvtsi32_si128(shift as i32));
+            let shifted = _mm512_srl_epi16(v, count(shift));
             _mm512_and_si512(shifted, _mm512_set1_epi8(mask.cast_signed()))
         }
     }
     #[inline(always)]
     unsafe fn joined(low: __m512i, high: __m512i, up: usize) -> __m512i {
         // SAFETY: register arithmetic only.
-        unsafe {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_possible_wrap,
-                reason = "below 8"
-            )]
-            let up = _mm_cvtsi32_si128(up as i32);
-            _mm512_or_si512(low, _mm512_sll_epi16(high, up))
-        }
+        unsafe { _mm512_or_si512(low, _mm512_sll_epi16(high, count(up))) }
     }
     #[inline(always)]
     unsafe fn turned(v: __m512i) -> __m512i {

@@ -11,14 +11,11 @@
     )
 )]
 use super::pack::TILE_ROWS;
-use super::tiles::PAIR_BYTES;
+use super::tiles::{PAIR_BYTES, PANEL_BYTES_IN_CACHE};
 use crate::format::Format;
 use crate::quantize::panel::TILE_TOKENS;
 use crate::quantize::words;
 use crate::simd::Family;
-
-/// A chunk's words stay in a core's second level cache while all weights pass by.
-const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
 
 /// Tokens of a chunk, whole tiles of them.
 fn chunk_tokens(columns: usize) -> usize {

@@ -37,17 +37,17 @@ use crate::{Activation, Epilogue, Hidden, Linear, Norm, NormKind};
 
 /// Spans: counts, codes, scales, sums, then per matrix W and y (written), then the biases that exist, in order.
 pub static INTEGER: hal::Program =
-    hal::Program { name: "linear_int8", host: cpu::integer, gpu: None };
+    hal::Program { name: "linear_int8", host: Some(cpu::integer), gpu: None };
 /// Spans: counts, x, then as [`INTEGER`].
 pub static FLOAT: hal::Program =
-    hal::Program { name: "linear_float", host: cpu::multiply_float, gpu: None };
+    hal::Program { name: "linear_float", host: Some(cpu::multiply_float), gpu: None };
 
 /// Spans: counts, panel, then as [`INTEGER`].
 pub static TILES: hal::Program =
-    hal::Program { name: "linear_tiles", host: tiles::from_panel, gpu: None };
+    hal::Program { name: "linear_tiles", host: Some(tiles::from_panel), gpu: None };
 /// Spans: counts, x, then weight and bias of the norm if there is one, then as [`INTEGER`].
 pub static TILES_OF_ROWS: hal::Program =
-    hal::Program { name: "linear_tiles_of_rows", host: tiles::from_rows, gpu: None };
+    hal::Program { name: "linear_tiles_of_rows", host: Some(tiles::from_rows), gpu: None };
 
 /// Matrices of one launch.
 const PARTS: usize = 3;

@@ -63,7 +63,7 @@ pub(super) fn fused_scratch_bytes(tokens: u32, columns: u32) -> u32 {
 }
 
 /// A panel of at most this size stays in a core's second level cache while all weights pass by.
-const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
+pub(super) const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
 
 /// Scratch of one thread for a pair of unpacked tiles.
 pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {

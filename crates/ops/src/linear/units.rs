@@ -28,7 +28,11 @@ pub(super) trait Registers {
     /// `4 * ROWS` bytes can be read.
     unsafe fn vector(at: *const u8) -> Self::Codes;
     /// The low four bits of each byte, and the high ones.
-    unsafe fn nibbles(v: Self::Codes) -> [Self::Codes; 2];
+    #[inline(always)]
+    unsafe fn nibbles(v: Self::Codes) -> [Self::Codes; 2] {
+        // SAFETY: register arithmetic only.
+        unsafe { each!([0, 4], |shift| Self::bits(v, shift, 15)) }
+    }
     /// Bits `shift..` of each byte under `mask`; together at most 8.
     unsafe fn bits(v: Self::Codes, shift: usize, mask: u8) -> Self::Codes;
     /// `low | high << up`, without carry from byte to byte.
@@ -55,6 +59,18 @@ pub(super) trait Registers {
     unsafe fn multiply(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     unsafe fn negative(a: Self::Floats) -> Self::Floats;
     unsafe fn zero() -> Self::Floats;
+}
+
+/// How far a vector of 16-bit lanes is shifted, as x86 takes it.
+///
+/// # Safety
+/// Below 16; called from functions with a family's features.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "below 16")]
+pub(super) unsafe fn count(bits: usize) -> std::arch::x86_64::__m128i {
+    // SAFETY: register arithmetic only; SSE2 is part of x86-64.
+    unsafe { std::arch::x86_64::_mm_cvtsi32_si128(bits as i32) }
 }
 
 /// A format that is packed.

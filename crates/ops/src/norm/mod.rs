@@ -13,7 +13,7 @@ use crate::record::{Recorder, Spread, Tensor, read, write};
 use crate::{Norm, NormKind};
 
 /// Spans: counts, x, y (written), weight, then bias if there is one.
-pub static NORM: hal::Program = hal::Program { name: "norm", host: cpu::norm, gpu: None };
+pub static NORM: hal::Program = hal::Program { name: "norm", host: Some(cpu::norm), gpu: None };
 
 hal::args! {
     /// Arguments of [`NORM`].

@@ -25,11 +25,11 @@ pub const GROUP: usize = 16;
 
 /// Spans: counts, x, codes, scales, sums (written), then weight and bias of the norm if there is one.
 pub static QUANTIZE: hal::Program =
-    hal::Program { name: "quantize", host: cpu::quantize, gpu: None };
+    hal::Program { name: "quantize", host: Some(cpu::quantize), gpu: None };
 
 /// Spans: counts, x, panel (written), then weight and bias of the norm if there is one. See [`panel`] for the layout.
 pub static QUANTIZE_PANEL: hal::Program =
-    hal::Program { name: "quantize_panel", host: cpu::quantize_panel, gpu: None };
+    hal::Program { name: "quantize_panel", host: Some(cpu::quantize_panel), gpu: None };
 
 hal::args! {
     /// Arguments of both programs. `family` is for panels only.

@@ -15,9 +15,10 @@ use crate::record::{Place, Recorder, Spread, Tensor, read, write};
 use crate::{Pairing, Rope};
 
 /// Spans: counts, positions, frequencies, angles (written): `(tokens, 2, pairs)`, cosines then sines, times the amplitude.
-pub static ANGLES: hal::Program = hal::Program { name: "angles", host: cpu::angles, gpu: None };
+pub static ANGLES: hal::Program =
+    hal::Program { name: "angles", host: Some(cpu::angles), gpu: None };
 /// Spans: counts, angles, x (updated).
-pub static ROPE: hal::Program = hal::Program { name: "rope", host: cpu::rope, gpu: None };
+pub static ROPE: hal::Program = hal::Program { name: "rope", host: Some(cpu::rope), gpu: None };
 
 hal::args! {
     /// Arguments of [`ANGLES`].

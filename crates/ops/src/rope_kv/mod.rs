@@ -9,7 +9,8 @@ use crate::{Attention, Heads, Norm, NormKind, Pairing, rope};
 
 /// Spans: counts, positions, sequences, tables, k, v, q (updated), K cache and V cache (written), then those that there are of
 /// angles, q norm and k norm.
-pub static ROPE_KV: hal::Program = hal::Program { name: "rope_kv", host: cpu::rope_kv, gpu: None };
+pub static ROPE_KV: hal::Program =
+    hal::Program { name: "rope_kv", host: Some(cpu::rope_kv), gpu: None };
 
 hal::args! {
     /// Arguments of [`ROPE_KV`].

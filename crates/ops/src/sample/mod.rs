@@ -15,7 +15,8 @@ pub use philox::philox4x32;
 use crate::record::{Recorder, Spread, Tensor, read, write};
 
 /// Spans: counts, rows, sequences, samplers, seen, logits, sampled (written).
-pub static SAMPLE: hal::Program = hal::Program { name: "sample", host: cpu::sample, gpu: None };
+pub static SAMPLE: hal::Program =
+    hal::Program { name: "sample", host: Some(cpu::sample), gpu: None };
 
 hal::args! {
     /// Arguments of [`SAMPLE`].

@@ -16,7 +16,7 @@ use crate::record::{Recorder, Spread, Tensor, read, write};
 
 /// Spans: counts, positions, sequences, tables, k, v, K cache (written), V cache (written).
 pub static WRITE_KV: hal::Program =
-    hal::Program { name: "write_kv", host: cpu::write_kv, gpu: None };
+    hal::Program { name: "write_kv", host: Some(cpu::write_kv), gpu: None };
 
 hal::args! {
     /// Arguments of [`WRITE_KV`].
