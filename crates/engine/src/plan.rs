@@ -82,21 +82,33 @@ pub(crate) fn buckets(limits: Limits) -> impl Iterator<Item = Bucket> {
 /// Tokens of the buckets below the prompt chunk: kernels choose their shape by bucket.
 const SMALL_BUCKETS: [u32; 3] = [1, 4, 32];
 
-/// Memory for the activations of the largest step: recorded on the null device, before anything is taken.
+/// Memory for the activations of the largest step.
 pub(crate) fn activation_bytes(
     model: &Model,
     info: &Info,
     limits: Limits,
     kv: KvFormat,
 ) -> Result<u64, Error> {
+    let mut bytes = 0;
+    planned(model, info, limits, kv, |_, recorded, _| bytes = bytes.max(recorded.arena_bytes()))?;
+    Ok(bytes)
+}
+
+/// Calls `look` with each step that a device like `info` would run: recorded on the null device, before anything is taken.
+pub(crate) fn planned(
+    model: &Model,
+    info: &Info,
+    limits: Limits,
+    kv: KvFormat,
+    mut look: impl FnMut(Bucket, &Recorded, &Resources),
+) -> Result<(), Error> {
     let null = Arc::new(hal::null::Null::default()) as Arc<dyn Device>;
     let (weights, state) =
         (Weights::planned(&null, model, info)?, State::new(&null, model, limits, kv)?);
     let resources = resources(&weights, &state);
-    let mut bytes = 0;
     for bucket in buckets(limits) {
         let (recorded, _) = record_for(info.kind, &*null, model, &resources, (bucket, true))?;
-        bytes = bytes.max(recorded.arena_bytes());
+        look(bucket, &recorded, &resources);
     }
-    Ok(bytes)
+    Ok(())
 }

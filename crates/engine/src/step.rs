@@ -140,7 +140,7 @@ impl Engine {
         let summary = |plan: &Plan| {
             let (recorded, _) =
                 record(&*self.device, &self.model, &self.resources, plan.bucket, true)?;
-            Ok(StepSummary::new(plan.bucket, &recorded.commands(self.arena)))
+            Ok(StepSummary::new(plan.bucket, &recorded.commands(self.arena), &self.resources))
         };
         self.plans.iter().map(summary).collect()
     }

@@ -243,6 +243,10 @@ pub(crate) struct BenchArguments {
     /// Draw the measurements with their limits
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
+    /// Measure nothing: print what a step consists of on a chip that need not be here, such as --device metal:m4-max, and what
+    /// its published bandwidth predicts. MODEL may also be synth:SHAPE[:FORMAT], with the shapes of `russet synth`
+    #[arg(long, conflicts_with_all = ["repeat", "threads", "plot"])]
+    pub(crate) plan: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,7 @@
 //! `russet bench`: prompt processing and decode, against limits measured in the same run.
+mod chips;
 mod measure;
+mod plan;
 mod plot;
 mod report;
 
@@ -21,6 +23,9 @@ pub(crate) fn bench(
         && path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("svg"))
     {
         bail!("{}: plots are SVG, give --plot a name that ends in .svg", path.display());
+    }
+    if arguments.plan {
+        return plan::plan(arguments, environment);
     }
     let tests = tests(arguments);
     if tests.is_empty() {

@@ -7,7 +7,7 @@ use crate::args::SynthArguments;
 use crate::session::say;
 use anyhow::{Context as _, bail};
 use blocks::Random;
-use model::gguf::{ALIGNMENT, Array, HeaderWriter, Value};
+use model::gguf::{ALIGNMENT, Array, Gguf, HeaderWriter, Value};
 pub(crate) use shapes::{Mix, Shape};
 use shapes::{Planned, Sizes, tensors};
 use std::fs::{self, File};
@@ -28,16 +28,9 @@ pub(crate) fn synth(arguments: &SynthArguments) -> anyhow::Result<ExitCode> {
     let mut sizes = arguments.shape.sizes();
     sizes.layers = arguments.layers.unwrap_or(sizes.layers);
     sizes.vocabulary = arguments.vocabulary.unwrap_or(sizes.vocabulary);
-    let name = format!("synthetic {} {}", arguments.shape.name(), arguments.format.name());
+    let name = name(arguments.shape, arguments.format);
     let tensors = tensors(&sizes, arguments.format);
-    let mut header = HeaderWriter::default();
-    describe(&mut header, &sizes, &name, arguments.seed);
-    for tensor in &tensors {
-        header.tensor(&tensor.name, tensor.format, &tensor.shape).with_context(|| {
-            let (format, columns) = (tensor.format, tensor.shape[0]);
-            format!("{}: rows of {columns} are no whole blocks of {format}", tensor.name)
-        })?;
-    }
+    let header = header(&sizes, &name, &tensors, arguments.seed)?;
     let data_bytes = header.data_bytes();
     let header = header.finish();
     let bytes = header.len() as u64 + data_bytes;
@@ -56,6 +49,48 @@ pub(crate) fn synth(arguments: &SynthArguments) -> anyhow::Result<ExitCode> {
         since.elapsed().as_secs_f64()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+fn name(shape: Shape, mix: Mix) -> String {
+    format!("synthetic {} {}", shape.name(), mix.name())
+}
+
+fn header(
+    sizes: &Sizes,
+    name: &str,
+    tensors: &[Planned],
+    seed: u64,
+) -> anyhow::Result<HeaderWriter> {
+    let mut header = HeaderWriter::default();
+    describe(&mut header, sizes, name, seed);
+    for tensor in tensors {
+        header.tensor(&tensor.name, tensor.format, &tensor.shape).with_context(|| {
+            let (format, columns) = (tensor.format, tensor.shape[0]);
+            format!("{}: rows of {columns} are no whole blocks of {format}", tensor.name)
+        })?;
+    }
+    Ok(header)
+}
+
+/// A model of this shape whose weights are all zeros: a file with a hole, for plans that look at sizes only.
+pub(crate) fn hollow(shape: Shape, mix: Mix) -> anyhow::Result<Gguf> {
+    let sizes = shape.sizes();
+    let header = header(&sizes, &name(shape, mix), &tensors(&sizes, mix), 0)?;
+    let data_bytes = header.data_bytes();
+    let header = header.finish();
+    let unique = format!("russet-hollow-{}-{:?}", std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(unique);
+    let write = || {
+        let mut file = File::create(&path)?;
+        file.write_all(&header)?;
+        file.set_len(header.len() as u64 + data_bytes)
+    };
+    let opened = write()
+        .with_context(|| format!("cannot write {}", path.display()))
+        .and_then(|()| Ok(Gguf::open(&path)?));
+    // What is mapped stays readable.
+    drop(fs::remove_file(&path));
+    opened
 }
 
 fn refuse_to_replace(arguments: &SynthArguments) -> anyhow::Result<()> {
