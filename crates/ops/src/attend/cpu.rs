@@ -6,6 +6,8 @@
 //! Chunks begin at fixed positions. Each is summed under its own largest score and then folded into what came before, in the order of
 //! positions, whether one thread walks them all or several take them (Flash-Decoding, Dao et al. 2023) and the last one done folds:
 //! the bits of a result depend neither on the threads nor on the rest of the batch.
+//!
+//! Tokens of prompts go through [`super::words`] where the family has it, in larger tiles.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint heads of shared spans")]
 #[cfg(target_arch = "aarch64")]
 use super::lanes::Neon;
@@ -13,8 +15,11 @@ use super::lanes::Neon;
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Portable};
 use super::part::{Chunk, GROUPS, Halves, Part, Scaled, State, Stored, folded};
-use super::{Args, CHUNK, TILE_ROWS, chunks_max, padded, partial_row};
+#[cfg(target_arch = "x86_64")]
+use super::words;
+use super::{Args, CHUNK, PROMPT_ROWS, TILE_ROWS, chunks_max, padded, partial_row, words_fit};
 use crate::KvFormat;
+use crate::inputs::EXACT;
 use crate::simd::Family;
 use hal::cpu::{HostLaunch, Shared};
 use std::ops::Range;
@@ -26,6 +31,8 @@ const ROWS: usize = TILE_ROWS as usize;
 /// What a launch works on.
 struct Work<'a> {
     args: Args,
+    /// The first so many tokens are multiplied in f32.
+    exact: usize,
     positions: &'a [u32],
     sequences: &'a [u32],
     tables: &'a [u32],
@@ -43,6 +50,8 @@ struct Work<'a> {
 #[derive(Clone)]
 struct Tile {
     tokens: Range<usize>,
+    /// Whether its rows are multiplied as words.
+    words: bool,
     kv_head: usize,
     /// Of the whole launch.
     heads: Range<usize>,
@@ -70,11 +79,12 @@ pub(super) fn attend(launch: &HostLaunch<'_>) {
     // SAFETY: as above.
     let (k, v) = unsafe { (launch.slice::<u8>(5), launch.slice::<u8>(6)) };
     let (y, counters, partials) = (launch.shared(7), launch.shared(8), launch.shared(9));
-    let work = Work { args, positions, sequences, tables, q, k, v, y, counters, partials };
+    let tokens = counts[0] as usize;
+    let exact = if words_fit(family, args.head_dim) { counts[EXACT] as usize } else { tokens };
+    let work = Work { args, exact, positions, sequences, tables, q, k, v, y, counters, partials };
     let scratch = launch.scratch::<f32>();
     // SAFETY: scratch belongs to this thread.
     let scratch = unsafe { scratch.part(0..scratch.len()) };
-    let tokens = counts[0] as usize;
     let deal = Deal::new(&work, tokens, launch.threads);
     let claims = work.counters.atomic(0);
     let mut claimed = claims.fetch_add(1, Ordering::Relaxed) as usize;
@@ -98,7 +108,8 @@ impl Deal {
     /// Enough pieces to keep all threads busy to the end: small tiles, or else shared ones.
     fn new(work: &Work<'_>, tokens: usize, threads: usize) -> Self {
         let busy = |rows: &usize| threads == 1 || work.tiles(tokens, *rows).count() >= 4 * threads;
-        if let Some(tile_rows) = [ROWS, ROWS / 2, ROWS / 4].into_iter().find(busy) {
+        let sizes = [PROMPT_ROWS, PROMPT_ROWS / 2, ROWS, ROWS / 2, ROWS / 4];
+        if let Some(tile_rows) = sizes.into_iter().find(busy) {
             return Self { tile_rows, shared: false };
         }
         let counted = work.tiles(tokens, ROWS).count() < work.counters.len();
@@ -108,7 +119,7 @@ impl Deal {
 }
 
 impl Work<'_> {
-    /// All tiles of the step, of at most `rows` rows each.
+    /// All tiles of the step, of at most `rows` rows each, and of at most [`ROWS`] where they are not words.
     fn tiles(&self, tokens: usize, rows: usize) -> impl Iterator<Item = Tile> {
         let group = (self.args.heads / self.args.kv_heads) as usize;
         let parts = group.div_ceil(ROWS);
@@ -116,7 +127,9 @@ impl Work<'_> {
         let runs = std::iter::from_fn(move || {
             let start = first;
             let same = |t: &usize| self.sequences[*t] == self.sequences[start];
-            let most = tokens.min(start + (rows / group).max(1));
+            let (end, rows) =
+                if start < self.exact { (self.exact, rows.min(ROWS)) } else { (tokens, rows) };
+            let most = end.min(start + (rows / group).max(1));
             first += (start..most).take_while(same).count();
             (start < first).then_some(start..first)
         });
@@ -131,7 +144,7 @@ impl Work<'_> {
                 let head = |part| kv_head * group + part * group / parts;
                 let heads = head(part)..head(part + 1);
                 let (tokens, sees, chunks) = (tokens.clone(), sees.clone(), chunks.clone());
-                Tile { tokens, kv_head, heads, sees, chunks }
+                Tile { words: tokens.start >= self.exact, tokens, kv_head, heads, sees, chunks }
             })
         })
     }
@@ -173,7 +186,7 @@ impl Work<'_> {
     }
 
     /// Stores a tile's result: sums of values over totals of weights.
-    fn finish(&self, tile: &Tile, y: &[f32], totals: &[f32; ROWS]) {
+    fn finish(&self, tile: &Tile, y: &[f32], totals: &[f32]) {
         let n = self.args.head_dim as usize;
         for (row, (y, total)) in y.chunks_exact(padded(n)).zip(totals).take(tile.rows()).enumerate()
         {
@@ -196,6 +209,30 @@ impl Tile {
         let heads = self.heads.len();
         (self.tokens.start + row / heads, self.heads.start + row % heads)
     }
+
+    /// The chunks of a piece.
+    fn chunks_of(&self, piece: Piece) -> Range<usize> {
+        let Some((chunk, _)) = piece else { return self.chunks.clone() };
+        self.chunks.start + chunk..self.chunks.start + chunk + 1
+    }
+}
+
+/// Largest score and sum of weights of each row of a tile.
+struct Sums {
+    max: [f32; PROMPT_ROWS],
+    total: [f32; PROMPT_ROWS],
+}
+
+impl Sums {
+    /// Of `rows` rows; `of` says in which state, and which of its lanes, a row is.
+    fn new<'a>(rows: usize, of: impl Fn(usize) -> (&'a State, usize)) -> Self {
+        let mut sums = Self { max: [0.0; PROMPT_ROWS], total: [0.0; PROMPT_ROWS] };
+        for row in 0..rows {
+            let (state, lane) = of(row);
+            (sums.max[row], sums.total[row]) = (state.max[lane], state.total[lane]);
+        }
+        sums
+    }
 }
 
 /// `piece`: of a tile that several threads share, a chunk (counted from its first) and the tile's number.
@@ -204,8 +241,13 @@ type Piece = Option<(usize, usize)>;
 fn run(family: Family, work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
     match family {
         #[cfg(target_arch = "x86_64")]
-        Family::Avx512Vnni => {
+        Family::Avx512Vnni if tile.words => {
             // SAFETY: a family is only chosen where the processor has its instructions.
+            unsafe { avx512_words(work, tile, piece, scratch) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Family::Avx512Vnni => {
+            // SAFETY: as above.
             unsafe { avx512(work, tile, piece, scratch) }
         }
         #[cfg(target_arch = "x86_64")]
@@ -226,6 +268,54 @@ fn avx512(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn avx512_words(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
+    let n = work.args.head_dim as usize;
+    let (y, rest) = scratch.split_at_mut(PROMPT_ROWS * n);
+    let mut scratch = words::Scratch::new(rest, n);
+    let sums = match KvFormat::from_code(work.args.kv) {
+        KvFormat::F16 => sum_words::<Halves>(work, tile, piece, &mut scratch, y),
+        KvFormat::Q8_0 => sum_words::<Scaled>(work, tile, piece, &mut scratch, y),
+    };
+    leave::<Avx512>(work, tile, piece, y, &sums);
+}
+
+/// As [`sum_chunks`], in words.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn sum_words<S: Stored>(
+    work: &Work<'_>,
+    tile: &Tile,
+    piece: Piece,
+    scratch: &mut words::Scratch<'_>,
+    y: &mut [f32],
+) -> Sums {
+    let (n, rows) = (work.args.head_dim as usize, tile.rows());
+    let scale = work.args.scale * std::f32::consts::LOG2_E;
+    let whole = rows.next_multiple_of(words::PART);
+    let mut sees = [const { 0..0 }; PROMPT_ROWS];
+    // Rows of the last part past these see nothing, whatever their queries are.
+    for (row, sees) in sees[..rows].iter_mut().enumerate() {
+        let (t, head) = tile.row(row);
+        let q = &work.q[(t * work.args.heads as usize + head) * n..][..n];
+        scratch.set_query(row, q, scale);
+        *sees = work.sees(t);
+    }
+    y[..whole * n].fill(0.0);
+    let mut states = [State::NEW; PROMPT_ROWS / words::PART];
+    for chunk in tile.chunks_of(piece) {
+        let chunk = work.chunk(tile, chunk);
+        scratch.set_chunk::<S>(&chunk, words::groups_of(&tile.sees, chunk.start));
+        let parts = y[..whole * n].chunks_exact_mut(words::PART * n);
+        for (part, (y, state)) in parts.zip(&mut states).enumerate() {
+            let sees = sees[part * words::PART..].as_chunks().0;
+            scratch.part((part, chunk.start), &sees[0], state, y);
+        }
+    }
+    Sums::new(rows, |row| (&states[row / words::PART], row % words::PART))
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn avx2(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
     attend_tile::<Avx2>(work, tile, piece, scratch);
@@ -236,26 +326,27 @@ fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &m
     let n = work.args.head_dim as usize;
     let (q, rest) = scratch.split_at_mut(ROWS * n);
     let (y, weights) = rest.split_at_mut(ROWS * padded(n));
-    let chunks = match piece {
-        Some((chunk, _)) => tile.chunks.start + chunk..tile.chunks.start + chunk + 1,
-        None => tile.chunks.clone(),
-    };
-    let from = chunks.start;
-    let states = match KvFormat::from_code(work.args.kv) {
+    let chunks = tile.chunks_of(piece);
+    let sums = match KvFormat::from_code(work.args.kv) {
         KvFormat::F16 => sum_chunks::<Halves, L>(work, tile, chunks, q, y, weights),
         KvFormat::Q8_0 => sum_chunks::<Scaled, L>(work, tile, chunks, q, y, weights),
     };
-    let Some((_, number)) = piece else {
-        let totals = std::array::from_fn(|row| states[row / 16].total[row % 16]);
-        return work.finish(tile, y, &totals);
+    leave::<L>(work, tile, piece, y, &sums);
+}
+
+/// Stores what a thread has summed: a tile's result, or its part of one that others have parts of.
+#[inline(always)]
+fn leave<L: Lanes>(work: &Work<'_>, tile: &Tile, piece: Piece, y: &mut [f32], sums: &Sums) {
+    let n = work.args.head_dim as usize;
+    let Some((chunk, number)) = piece else {
+        return work.finish(tile, y, &sums.total);
     };
     // SAFETY: each chunk of a tile is claimed once, and read only after it was counted as done.
-    let partial = unsafe { work.partials.part(work.partial(tile, from)) };
+    let partial = unsafe { work.partials.part(work.partial(tile, tile.chunks.start + chunk)) };
     let rows = partial.chunks_exact_mut(partial.len() / tile.rows());
     for (row, (to, y)) in rows.zip(y.chunks_exact(padded(n))).enumerate() {
         to[..padded(n)].copy_from_slice(y);
-        (to[padded(n)], to[padded(n) + 1]) =
-            (states[row / 16].max[row % 16], states[row / 16].total[row % 16]);
+        (to[padded(n)], to[padded(n) + 1]) = (sums.max[row], sums.total[row]);
     }
     // What the others wrote before they counted is visible to the one that counts last.
     let done = work.counters.atomic(1 + number);
@@ -265,7 +356,7 @@ fn attend_tile<L: Lanes>(work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &m
     }
 }
 
-/// Sums these chunks of a tile into `y`. Returns the softmax of each row, 16 rows to a state.
+/// Sums these chunks of a tile into `y`.
 #[inline(always)]
 fn sum_chunks<S: Stored, L: Lanes>(
     work: &Work<'_>,
@@ -274,7 +365,7 @@ fn sum_chunks<S: Stored, L: Lanes>(
     q: &mut [f32],
     y: &mut [f32],
     weights: &mut [f32],
-) -> [State; ROWS / 16] {
+) -> Sums {
     let (n, rows) = (work.args.head_dim as usize, tile.rows());
     let parts = rows.div_ceil(L::ROWS);
     // Parts of about one size: a single row would load as much as eight.
@@ -323,14 +414,13 @@ fn sum_chunks<S: Stored, L: Lanes>(
             }
         }
     }
-    let mut whole = [State::NEW; ROWS / 16];
+    let mut sums = Sums::new(0, |_| (&State::NEW, 0));
     for (range, state) in (0..parts).map(part).zip(&states) {
         for (r, row) in range.enumerate() {
-            whole[row / 16].max[row % 16] = state.max[r];
-            whole[row / 16].total[row % 16] = state.total[r];
+            (sums.max[row], sums.total[row]) = (state.max[r], state.total[r]);
         }
     }
-    whole
+    sums
 }
 
 /// Folds what several threads left of a tile, in the order of positions.
@@ -358,6 +448,6 @@ fn fold_partials<L: Lanes>(work: &Work<'_>, tile: &Tile, y: &mut [f32]) {
             }
         }
     }
-    let totals = std::array::from_fn(|row| states[row / 16].total[row % 16]);
-    work.finish(tile, y, &totals);
+    let sums = Sums::new(tile.rows(), |row| (&states[row / 16], row % 16));
+    work.finish(tile, y, &sums.total);
 }

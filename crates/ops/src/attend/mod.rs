@@ -8,9 +8,12 @@ mod cpu;
 mod lanes;
 mod part;
 pub mod reference;
+#[cfg(target_arch = "x86_64")]
+mod words;
 
 use crate::Attention;
 use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
+use crate::simd::Family;
 
 /// Spans: counts, positions, sequences, tables, q, K cache, V cache, y, counters (all 0, and again afterwards) and partial results
 /// (written; empty where tiles are not to be shared).
@@ -19,6 +22,8 @@ pub static ATTEND: hal::Program =
 
 /// Rows, each a token's query head, that read the KV cache together.
 const TILE_ROWS: u32 = 32;
+/// The same of prompts that are multiplied as words.
+const PROMPT_ROWS: usize = 128;
 /// Positions that are summed under one largest score. Chunks begin at its multiples in every sequence.
 const CHUNK_POSITIONS: u32 = 256;
 const CHUNK: usize = CHUNK_POSITIONS as usize;
@@ -33,6 +38,25 @@ const fn padded(head_dim: usize) -> usize {
 /// Numbers that a row leaves of a chunk: sums, largest score, total, and what keeps the next row aligned.
 const fn partial_row(head_dim: u32) -> u32 {
     head_dim.next_multiple_of(16) + 16
+}
+
+/// Whether prompts are multiplied as words, see `words`.
+const fn words_fit(family: Family, head_dim: u32) -> bool {
+    matches!(family, Family::Avx512Vnni) && head_dim.is_multiple_of(64)
+}
+
+/// Scratch of one thread: queries and sums of a tile; weights of a few rows, as they are and under two groups' scales. Or what
+/// prompts need.
+fn scratch_bytes(family: Family, head_dim: u32) -> u32 {
+    let row = 2 * head_dim.next_multiple_of(16);
+    let exact = 4 * (TILE_ROWS * row + 3 * 8 * CHUNK_POSITIONS);
+    #[cfg(target_arch = "x86_64")]
+    if words_fit(family, head_dim) {
+        let n = head_dim as usize;
+        let words = 4 * (PROMPT_ROWS * n + words::scratch_len(n));
+        return exact.max(u32::try_from(words).expect("a few rows and one chunk"));
+    }
+    exact
 }
 
 /// Chunks of a whole sequence.
@@ -89,9 +113,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -
         write(inputs.counters()),
         write(partials.place()),
     ];
-    // Queries and sums of a tile; weights of a few rows, as they are and under two groups' scales.
-    let row = 2 * args.head_dim.next_multiple_of(16);
-    let scratch_bytes = 4 * (TILE_ROWS * row + 3 * 8 * CHUNK_POSITIONS);
+    let scratch_bytes = scratch_bytes(to.family, args.head_dim);
     let spread = Spread { groups: to.bucket.tokens * args.heads, scratch_bytes };
     to.launch(&ATTEND, &operands, spread, |image| args.write_to(image));
     y

@@ -66,7 +66,7 @@ pub(super) struct Chunk<'a> {
 impl Chunk<'_> {
     /// Sixteen numbers of K: number `d` of the positions of a group.
     #[inline(always)]
-    fn keys<S: Stored, L: Lanes>(&self, group: usize, d: usize) -> L::V {
+    pub(super) fn keys<S: Stored, L: Lanes>(&self, group: usize, d: usize) -> L::V {
         let (record, place) = self.groups[group];
         let at = record + (d * self.block_tokens + place) * size_of::<S::Code>();
         // SAFETY: the record is whole, as was asserted for each group; the place begins 16 of its block, and d is below the head's
@@ -76,7 +76,7 @@ impl Chunk<'_> {
 
     /// In K or V, the scales that the positions of a group have for 32 numbers of the head.
     #[inline(always)]
-    fn scales<L: Lanes>(&self, cache: &[u8], group: usize, numbers: usize) -> L::V {
+    pub(super) fn scales<L: Lanes>(&self, cache: &[u8], group: usize, numbers: usize) -> L::V {
         let (record, place) = self.groups[group];
         let codes = self.head_dim * self.block_tokens;
         let at = record + codes + 2 * (numbers * self.block_tokens + place);
@@ -86,7 +86,7 @@ impl Chunk<'_> {
 
     /// Sixteen numbers of V, from `lane` on, of place `i` of a group; zeros past the end of the head.
     #[inline(always)]
-    fn values<S: Stored, L: Lanes>(&self, group: usize, i: usize, lane: usize) -> L::V {
+    pub(super) fn values<S: Stored, L: Lanes>(&self, group: usize, i: usize, lane: usize) -> L::V {
         let (record, place) = self.groups[group];
         let at = record + ((place + i) * self.head_dim + lane) * size_of::<S::Code>();
         if lane + 16 <= self.head_dim {
