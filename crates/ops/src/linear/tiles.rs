@@ -64,6 +64,9 @@ pub(super) fn fused_scratch_bytes(tokens: u32, columns: u32) -> u32 {
 
 /// A panel of at most this size stays in a core's second level cache while all weights pass by.
 pub(super) const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
+/// Words of prompts are read once per pair of tiles, a few bytes per cycle: the third level will do for them, and weights are
+/// unpacked less often.
+const WORDS_BYTES_IN_CACHE: usize = 2 << 20;
 
 /// Scratch of one thread for a pair of unpacked tiles.
 pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
@@ -236,7 +239,7 @@ impl Work<'_> {
         let prompt = self.rows.all - self.rows.exact;
         let paired = prompt > 0;
         let groups: usize = self.first_tiles().map(|part| self.groups_of(part, paired)).sum();
-        let chunk = (PANEL_BYTES_IN_CACHE / panel::tile_offset(1, self.columns)).max(1);
+        let chunk = self.chunk_tiles(groups >= 8 * launch.threads);
         let exact = self.rows.tiles();
         let tiles = exact + prompt.div_ceil(TILE_TOKENS);
         let mut products = [const { Products([0.0; TILE_TOKENS * TILE_ROWS]) }; 2];
@@ -250,6 +253,14 @@ impl Work<'_> {
                 self.prompt(launch, group, prompts, &mut products);
             }
         });
+    }
+
+    /// How many tiles of tokens meet a group of tiles of weights in one piece of work. `many`: there are pieces enough without
+    /// cutting the tokens.
+    fn chunk_tiles(&self, many: bool) -> usize {
+        let prompts_only = self.rows.exact == 0;
+        let bytes = if prompts_only && many { WORDS_BYTES_IN_CACHE } else { PANEL_BYTES_IN_CACHE };
+        (bytes / panel::tile_offset(1, self.columns)).max(1)
     }
 
     /// Products of a group with tiles of tokens that continue an answer.
