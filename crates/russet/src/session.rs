@@ -11,7 +11,7 @@ use model::gguf::Gguf;
 use model::tokenizer::Tokenizer;
 use ops::KvFormat;
 use ops::sample::Sampler;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// See the module.
@@ -51,21 +51,22 @@ impl Session {
         let kv = arguments.kv.into();
         // Before the tokenizer: that an architecture is unknown says more than what its tokenizer lacks.
         let (model, context) = open_model(gguf, arguments.ctx, kv)?;
-        let metadata = model.gguf.metadata();
-        let tokenizer = Tokenizer::from_gguf(metadata)
-            .with_context(|| format!("{}: the tokenizer cannot be built", path.display()))?;
-        let template = match ChatTemplate::from_gguf(metadata, &tokenizer) {
-            Ok(template) => Some(template),
-            Err(model::chat::Error::NoTemplate) => None,
-            Err(error) => return Err(error).with_context(|| path.display().to_string()),
-        };
+        let model = Arc::new(model);
         let options = Options {
             timing: if watch.kernels { hal::Timing::PerKernel } else { hal::Timing::Off },
             hash_logits: watch.logits_hash,
             kv,
             ..Options::single(context)
         };
-        let engine = Engine::new(selection.device, Arc::new(model), options)?;
+        // A tokenizer keeps one thread busy for as long as a small model's weights keep all of them.
+        let (words, engine) = std::thread::scope(|scope| {
+            let words = scope.spawn(|| words(&model, &path));
+            let engine = Engine::new(selection.device, Arc::clone(&model), options);
+            (words.join(), engine)
+        });
+        let (tokenizer, template) =
+            words.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let engine = engine?;
         Ok(Self { name: arguments.model.clone(), path, tokenizer, engine, template })
     }
 
@@ -98,6 +99,19 @@ impl Session {
             end_tokens: self.tokenizer.end_of_generation().to_vec(),
         }
     }
+}
+
+/// The tokenizer of a model, and its template if it has one.
+fn words(model: &Model, path: &Path) -> anyhow::Result<(Tokenizer, Option<ChatTemplate>)> {
+    let metadata = model.gguf.metadata();
+    let tokenizer = Tokenizer::from_gguf(metadata)
+        .with_context(|| format!("{}: the tokenizer cannot be built", path.display()))?;
+    let template = match ChatTemplate::from_gguf(metadata, &tokenizer) {
+        Ok(template) => Some(template),
+        Err(model::chat::Error::NoTemplate) => None,
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    Ok((tokenizer, template))
 }
 
 /// The file behind a name, a path or a reference to the hub.

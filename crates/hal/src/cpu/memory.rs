@@ -61,6 +61,10 @@ pub struct HostBuffers {
     slots: Slots<HostMemory>,
 }
 
+/// Smaller buffers are taken without asking the system what is free: a model takes dozens, and reading the files of the control
+/// groups takes longer than mapping the memory.
+const ASKED_FROM: u64 = 4 << 20;
+
 impl HostBuffers {
     /// `device` names the device in errors; `owner` is its number, see [`crate::next_owner`].
     #[must_use]
@@ -76,7 +80,8 @@ impl HostBuffers {
         let memory = match memory {
             Memory::Mapped(mapping) => HostMemory::Mapped(mapping),
             Memory::Bytes(bytes) => {
-                if memory_bytes_free().is_some_and(|free| bytes > free) {
+                let asks = bytes >= ASKED_FROM;
+                if asks && memory_bytes_free().is_some_and(|free| bytes > free) {
                     return Err(self.out_of_memory(bytes));
                 }
                 self.zeroed(bytes)?
