@@ -29,7 +29,7 @@ impl AsRef<[u8]> for Packed {
 }
 
 /// Bytes of file that one piece of work reads.
-const JOB_BYTES: usize = 1 << 20;
+const JOB_BYTES: usize = 256 << 10;
 /// Tensors start on pages.
 const ALIGN: u64 = 4096;
 
