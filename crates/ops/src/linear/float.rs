@@ -1,7 +1,9 @@
 //! Products of F32, F16 and BF16 weights: f32 throughout, rows as in the file.
 //!
 //! Tokens that continue an answer: one row at a time, so that a thread reads one stream, with several sums to hide the latency
-//! of the multiply-adds. Prompts: blocks of rows by tokens whose sums stay in registers, tokens in chunks that stay in the cache.
+//! of the multiply-adds; long rows in fours, since each reads all of x, which then no longer comes from the first level cache
+//! and delays the loads of weights from memory. Prompts: blocks of rows by tokens whose sums stay in registers, tokens in
+//! chunks that stay in the cache.
 //! Either way a product is summed in an order that does not depend on how many tokens there are.
 //! The loop is written once, over [`Vector`]; a family compiles it with its instructions and the block that fits its registers.
 #![expect(unsafe_code, reason = "a CPU kernel: reads rows through raw pointers")]
@@ -35,9 +37,9 @@ pub(super) fn multiply(
             Family::Avx512Vnni => all::<Avx512, 4, 4, 4>(operands, emit),
             // 16 registers hold 8 sums, 4 rows, 2 tokens.
             #[cfg(target_arch = "x86_64")]
-            Family::Avx2 => all::<Avx2, 4, 2, 4>(operands, emit),
+            Family::Avx2 => all::<Avx2, 4, 2, 2>(operands, emit),
             #[cfg(target_arch = "aarch64")]
-            Family::NeonDotprod | Family::NeonI8mm => all::<Neon, 4, 4, 8>(operands, emit),
+            Family::NeonDotprod | Family::NeonI8mm => all::<Neon, 4, 4, 4>(operands, emit),
             _ => portable(operands, emit),
         }
     }
@@ -141,7 +143,10 @@ impl Load for Bf16 {
 /// x of so many bytes stays in a core's second level cache while all rows pass by.
 const X_BYTES_IN_CACHE: usize = 384 << 10;
 
-/// Blocks of R rows by T tokens in prompts; U sums otherwise.
+/// x of so many bytes stays in a core's first level cache, beside the rows that pass by: half of 32 KiB.
+const X_BYTES_IN_FIRST_CACHE: usize = 16 << 10;
+
+/// Blocks of R rows by T tokens in prompts; U sums for each product otherwise.
 ///
 /// # Safety
 /// The processor has the instructions of K.
@@ -170,7 +175,11 @@ unsafe fn rows<K: Compiled, W: Load, const R: usize, const T: usize, const U: us
     let row_bytes = columns * W::BYTES;
     assert!(weight.len().is_multiple_of(row_bytes) && x.len().is_multiple_of(columns));
     let (rows, tokens) = (weight.len() / row_bytes, x.len() / columns);
-    let (step, width) = if prompt { (R, T) } else { (1, 2) };
+    let (step, width) = match prompt {
+        true => (R, T),
+        false if 4 * columns > X_BYTES_IN_FIRST_CACHE => (R, 1),
+        false => (1, 2),
+    };
     let chunk = (X_BYTES_IN_CACHE / (4 * columns)).max(1).next_multiple_of(width);
     for first in (0..tokens).step_by(chunk) {
         let last = (first + chunk).min(tokens);
@@ -187,8 +196,9 @@ unsafe fn rows<K: Compiled, W: Load, const R: usize, const T: usize, const U: us
                 // SAFETY: `height` rows and as many tokens as the block has follow the pointers; the caller's.
                 unsafe {
                     match (height, (last - t).min(width)) {
-                        (_, 1) if !prompt => K::block::<W, 1, 1, U>(at, &mut emit),
-                        (_, _) if !prompt => K::block::<W, 1, 2, U>(at, &mut emit),
+                        (1, 1) if !prompt => K::block::<W, 1, 1, U>(at, &mut emit),
+                        (1, _) if !prompt => K::block::<W, 1, 2, U>(at, &mut emit),
+                        (_, 1) if !prompt => K::block::<W, R, 1, U>(at, &mut emit),
                         (1, 1) => K::block::<W, 1, 1, 1>(at, &mut emit),
                         (1, 2) => K::block::<W, 1, 2, 1>(at, &mut emit),
                         (1, 3) => K::block::<W, 1, 3, 1>(at, &mut emit),
