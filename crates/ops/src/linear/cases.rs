@@ -80,6 +80,8 @@ fn float_formats_in_every_family() {
         (576, 21, 4),
         (2048, 6, 1),
         (2048, 5, 50),
+        (4100, 9, 3),
+        (8192, 8, 1),
     ];
     for family in Family::ALL.into_iter().filter(|family| family.runs_here()) {
         for (seed, format) in (1..).zip([Format::F32, Format::F16, Format::Bf16]) {
