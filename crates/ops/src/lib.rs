@@ -13,6 +13,7 @@ pub mod embed;
 mod families;
 pub mod format;
 pub mod gather;
+mod gpu;
 mod inputs;
 pub mod linear;
 pub mod norm;
