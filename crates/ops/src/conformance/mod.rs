@@ -7,14 +7,15 @@ mod layer;
 mod random;
 mod recording;
 mod setup;
+mod soft;
 mod stepwise;
 
 pub(crate) use random::{Random, random_row};
 pub(crate) use setup::{POISON_F16, Setup, VOCABULARY, token};
 
 use crate::{Matrix, Ops};
-use hal::Device;
 use hal::cpu::{Cpu, CpuOptions};
+use hal::{Device, Kind};
 
 /// Calls on any reader; returns the tensors to compare.
 pub(crate) trait Forward {
@@ -44,7 +45,8 @@ pub(crate) struct Subject {
     pub(crate) executes: bool,
 }
 
-/// Every device that opens here, opened anew: one that is lost takes no other case with it. A new device is one line.
+/// Every device that opens here, opened anew (soft ones once a process): one that is lost takes no other case with it.
+/// A new device is one line.
 pub(crate) fn subjects() -> Vec<Subject> {
     let cpu = |threads| Subject {
         name: format!("cpu with {threads} threads"),
@@ -55,14 +57,24 @@ pub(crate) fn subjects() -> Vec<Subject> {
     let null = Subject { name: "null".to_owned(), device: null, executes: false };
     let stepwise = Box::new(stepwise::Stepwise::open());
     let stepwise = Subject { name: "cpu by commands".to_owned(), device: stepwise, executes: true };
-    vec![null, stepwise, cpu(1), cpu(2), cpu(3)]
+    let mut subjects = vec![null, stepwise, cpu(1), cpu(2), cpu(3)];
+    subjects.extend(soft::subjects());
+    subjects
+}
+
+/// Whether an op of a case has no kernel for GPUs.
+pub(crate) fn not_yet(subject: &Subject, steps: &[setup::Ran]) -> bool {
+    subject.device.info().kind == Kind::Soft && steps.is_empty()
 }
 
 /// Runs a case everywhere. `tolerances` has one entry per tensor that `forward` returns, or one for all.
 pub(crate) fn check(name: &str, setup: &Setup, forward: &impl Forward, tolerances: &[Tolerance]) {
     let expected = setup.expected(forward);
-    for subject in subjects() {
+    for subject in setup.subjects() {
         let steps = setup.run(&*subject.device, |to| forward.forward(to));
+        if not_yet(&subject, &steps) {
+            continue;
+        }
         assert_eq!(steps.len(), expected.len());
         if !subject.executes {
             continue;

@@ -1,5 +1,5 @@
 //! What a case computes on, and how it runs on one device.
-use super::{Forward, Random, random_row};
+use super::{Forward, Random, Subject, random_row};
 use crate::format::Format;
 use crate::linear::pack;
 use crate::sample::Sampler;
@@ -8,7 +8,7 @@ use crate::{
     Batch, Bucket, Cache, CacheSpans, FEEDBACK, Inputs, KvFormat, Limits, Matrix, Recorder,
     Reference, Resources, Tensor, Token, Weight,
 };
-use hal::{Buffer, Commands, Device, Memory, Span, Timing};
+use hal::{Buffer, Commands, Device, Kind, Memory, Span, Timing};
 use half::f16;
 
 /// What every word holds that no op may read or write: an f32 NaN that arithmetic changes (it is a signalling one), out of
@@ -88,15 +88,18 @@ impl Setup {
         weight
     }
 
-    /// Bytes of a packed tensor, or None where it stays as in the file.
-    fn packed_bytes(&self, weight: &Weight) -> Option<u64> {
+    /// Bytes of a packed tensor, or None where it stays as in the file, as on every GPU.
+    fn packed_bytes(&self, kind: Kind, weight: &Weight) -> Option<u64> {
         let Weight { format, rows, columns, .. } = *weight;
+        if kind.is_gpu() {
+            return None;
+        }
         pack::packed_bytes(self.packed_for?, format, rows.into(), columns as usize)
     }
 
     /// A tensor's bytes as the device gets them.
-    fn on_device(&self, weight: &Weight, bytes: &[u8]) -> Vec<u8> {
-        let Some(packed_bytes) = self.packed_bytes(weight) else { return bytes.to_vec() };
+    fn on_device(&self, kind: Kind, weight: &Weight, bytes: &[u8]) -> Vec<u8> {
+        let Some(packed_bytes) = self.packed_bytes(kind, weight) else { return bytes.to_vec() };
         let mut packed = vec![0xff_u8; usize::try_from(packed_bytes).expect("small")];
         let tiles = weight.rows as usize / pack::TILE_ROWS;
         let rows = bytes.chunks_exact(bytes.len() / tiles);
@@ -250,6 +253,14 @@ impl Setup {
         self.steps.iter().map(&mut step).collect()
     }
 
+    /// The devices that this case is for: on GPUs, packing and families of the CPU make no difference, so those run it once.
+    pub(crate) fn subjects(&self) -> Vec<Subject> {
+        let once = self.packed_for.is_none_or(|family| family == Family::host());
+        let mut subjects = super::subjects();
+        subjects.retain(|subject| once || !subject.device.info().kind.is_gpu());
+        subjects
+    }
+
     /// Records once, then submits every step.
     pub(crate) fn run(
         &self,
@@ -272,7 +283,12 @@ impl Setup {
         let outputs = record(&mut recorder);
         let capacities: Vec<u32> =
             outputs.iter().map(|tensor| recorder.capacity(tensor.rows_of)).collect();
-        let recorded = recorder.finish().expect("every program loads");
+        let recorded = match recorder.finish() {
+            Err(hal::Error::Unsupported { .. }) if device.info().kind == Kind::Soft => {
+                return Vec::new();
+            }
+            recorded => recorded.expect("every program loads"),
+        };
         let arena = poisoned(device, recorded.arena_bytes() + GUARD);
         let commands = recorded.commands(arena.buffer);
         look(&commands);
@@ -305,20 +321,21 @@ impl Setup {
                     .collect(),
             };
             let guard = read(device, arena.part(recorded.arena_bytes(), GUARD));
-            assert!(device.info().kind == hal::Kind::Null || untouched(&guard), "past the arena");
+            assert!(device.info().kind == Kind::Null || untouched(&guard), "past the arena");
             ran
         };
         self.steps.iter().map(&mut run_step).collect()
     }
 
     fn resources(&self, device: &dyn Device) -> Resources {
+        let kind = device.info().kind;
         let weights = self.tensors.iter().zip(&self.weights).map(|(bytes, weight)| {
-            let bytes = self.on_device(weight, bytes);
+            let bytes = self.on_device(kind, weight, bytes);
             let span = alloc(device, bytes.len() as u64);
             device.write(span, &bytes).expect("it fits");
             span
         });
-        let packed = self.weights.iter().map(|weight| self.packed_bytes(weight).is_some());
+        let packed = self.weights.iter().map(|weight| self.packed_bytes(kind, weight).is_some());
         let limits = self.limits();
         let inputs = Inputs { whole: poisoned(device, limits.bytes()), limits };
         for sequence in 0..limits.sequences {

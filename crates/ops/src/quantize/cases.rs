@@ -52,7 +52,8 @@ fn check_row(x: &[f32], codes: &[i16], scales: &[f32], sums: &[f32]) {
 
 fn check(setup: &Setup, input: &Input) {
     let expected = setup.expected(input);
-    for subject in subjects() {
+    // GPUs take activations as they are.
+    for subject in subjects().iter().filter(|subject| !subject.device.info().kind.is_gpu()) {
         let steps = setup.run(&*subject.device, |to| record(to, input));
         for (ran, expected) in steps.iter().zip(&expected).filter(|_| subject.executes) {
             let x = &expected[0];
