@@ -146,6 +146,13 @@ pub(crate) struct Spread {
     pub(crate) scratch_bytes: u32,
 }
 
+impl Spread {
+    /// For kernels whose threads step over `numbers` by themselves: a few for each.
+    pub(crate) fn over(numbers: u32) -> Self {
+        Self { groups: numbers.div_ceil(8 * GROUP_THREADS), ..Self::default() }
+    }
+}
+
 /// How a launch is spread over a GPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
@@ -164,7 +171,7 @@ impl Grid {
 }
 
 /// Threads of a threadgroup, where nothing better is known.
-pub(crate) const GROUP_THREADS: u32 = 256;
+pub(crate) const GROUP_THREADS: u32 = 128;
 
 /// See the module.
 #[derive(Debug)]

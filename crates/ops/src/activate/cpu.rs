@@ -11,7 +11,7 @@ pub(super) fn activate(launch: &HostLaunch<'_>) {
     // SAFETY: each thread has its own part.
     let gate = unsafe { launch.shared::<f32>(1).part(part.clone()) };
     // SAFETY: span 2 is only read by this launch.
-    let up = (launch.span_count() > 2).then(|| unsafe { launch.slice::<f32>(2) });
+    let up = (args.gated == 1).then(|| unsafe { launch.slice::<f32>(2) });
     let activation = Activation::ALL[args.activation as usize];
     simd::activate(Family::host(), activation, gate, up.map(|up| &up[part]));
 }

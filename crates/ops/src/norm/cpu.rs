@@ -10,7 +10,7 @@ pub(super) fn norm(launch: &HostLaunch<'_>) {
     let (counts, x, weight) =
         unsafe { (launch.slice::<u32>(0), launch.slice::<f32>(1), launch.slice::<f32>(3)) };
     // SAFETY: as above.
-    let bias = (launch.span_count() > 4).then(|| unsafe { launch.slice::<f32>(4) });
+    let bias = (args.bias == 1).then(|| unsafe { launch.slice::<f32>(4) });
     // SAFETY: scratch belongs to this thread.
     let normalized = unsafe { launch.scratch::<f32>().part(0..n) };
     let groups = counts[args.count_index as usize] as usize * (args.columns / args.group) as usize;

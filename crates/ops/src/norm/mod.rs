@@ -12,8 +12,16 @@ pub(crate) use cpu::normalize;
 use crate::record::{Recorder, Spread, Tensor, read, write};
 use crate::{Norm, NormKind};
 
-/// Spans: counts, x, y (written), weight, then bias if there is one.
-pub static NORM: hal::Program = hal::Program { name: "norm", host: Some(cpu::norm), gpu: None };
+/// Spans: counts, x, y (written), weight, bias (anything where there is none).
+pub static NORM: hal::Program = hal::Program {
+    name: "norm",
+    host: Some(cpu::norm),
+    gpu: Some(hal::Gpu {
+        texts: &[Args::MSL, hal::msl!("kernel.metal")],
+        entry: "norm",
+        constants: &[],
+    }),
+};
 
 hal::args! {
     /// Arguments of [`NORM`].
@@ -22,6 +30,7 @@ hal::args! {
         pub group: u32,
         pub count_index: u32,
         pub layer: u32,
+        pub bias: u32,
         pub accumulate: u32,
         pub epsilon: f32,
     }
@@ -35,16 +44,17 @@ pub(crate) fn record(to: &mut Recorder<'_>, x: &Tensor, norm: &Norm, y: &Tensor,
         group: norm.weight.columns,
         count_index: x.rows_of.count_index(),
         layer: u32::from(norm.kind == NormKind::Layer),
+        bias: u32::from(norm.bias.is_some()),
         accumulate: u32::from(accumulate),
         epsilon: norm.epsilon,
     };
-    let mut operands = vec![
+    let operands = [
         to.counts(),
         read(x.room.place()),
         write(y.room.place()),
         read(to.weight(&norm.weight)),
+        read(to.weight(norm.bias.as_ref().unwrap_or(&norm.weight))),
     ];
-    operands.extend(norm.bias.as_ref().map(|bias| read(to.weight(bias))));
     let groups = to.capacity(x.rows_of) * (x.columns / norm.weight.columns);
     let spread = Spread { groups, scratch_bytes: 4 * norm.weight.columns };
     to.launch(&NORM, &operands, spread, |image| args.write_to(image));

@@ -15,10 +15,25 @@ use crate::record::{Place, Recorder, Spread, Tensor, read, write};
 use crate::{Pairing, Rope};
 
 /// Spans: counts, positions, frequencies, angles (written): `(tokens, 2, pairs)`, cosines then sines, times the amplitude.
-pub static ANGLES: hal::Program =
-    hal::Program { name: "angles", host: Some(cpu::angles), gpu: None };
+pub static ANGLES: hal::Program = hal::Program {
+    name: "angles",
+    host: Some(cpu::angles),
+    gpu: Some(hal::Gpu {
+        texts: &[AnglesArgs::MSL, Args::MSL, hal::msl!("kernel.metal")],
+        entry: "angles",
+        constants: &[],
+    }),
+};
 /// Spans: counts, angles, x (updated).
-pub static ROPE: hal::Program = hal::Program { name: "rope", host: Some(cpu::rope), gpu: None };
+pub static ROPE: hal::Program = hal::Program {
+    name: "rope",
+    host: Some(cpu::rope),
+    gpu: Some(hal::Gpu {
+        texts: &[AnglesArgs::MSL, Args::MSL, hal::msl!("kernel.metal")],
+        entry: "rope",
+        constants: &[],
+    }),
+};
 
 hal::args! {
     /// Arguments of [`ANGLES`].
@@ -53,7 +68,7 @@ pub(crate) fn angles(to: &mut Recorder<'_>, rope: &Rope) -> Place {
         write(room.place()),
     ];
     let args = AnglesArgs { pairs, amplitude: rope.amplitude };
-    let spread = Spread { groups: to.bucket.tokens, ..Spread::default() };
+    let spread = Spread::over(to.bucket.tokens * pairs);
     to.launch(&ANGLES, &operands, spread, |image| args.write_to(image));
     to.keep_angles(table, room)
 }
@@ -67,6 +82,6 @@ pub(crate) fn record(to: &mut Recorder<'_>, x: &Tensor, rope: &Rope, head_dim: u
         halves: u32::from(rope.pairing == Pairing::Halves),
     };
     let operands = [to.counts(), read(angles), write(x.room.place())];
-    let spread = Spread { groups: to.bucket.tokens, ..Spread::default() };
+    let spread = Spread::over(to.bucket.tokens * (x.columns / head_dim) * args.pairs);
     to.launch(&ROPE, &operands, spread, |image| args.write_to(image));
 }

@@ -15,16 +15,13 @@ pub(super) fn rope_kv(launch: &HostLaunch<'_>) {
     let (counts, k, v) =
         unsafe { (launch.slice::<u32>(0), launch.slice::<f32>(4), launch.slice::<f32>(5)) };
     let format = KvFormat::from_code(args.kv);
-    let mut next = 9;
-    let mut optional = |present: bool| {
-        let at = next;
-        next += usize::from(present);
+    let optional = |at: usize, present: bool| {
         // SAFETY: as above.
         present.then(|| unsafe { launch.slice::<f32>(at) })
     };
-    let angles = optional(args.pairs > 0);
-    let q_norm = optional(args.q_norm == 1).map(|weight| (weight, args.q_epsilon));
-    let k_norm = optional(args.k_norm == 1).map(|weight| (weight, args.k_epsilon));
+    let angles = optional(9, args.pairs > 0);
+    let q_norm = optional(10, args.q_norm == 1).map(|weight| (weight, args.q_epsilon));
+    let k_norm = optional(11, args.k_norm == 1).map(|weight| (weight, args.k_epsilon));
     // SAFETY: scratch belongs to this thread.
     let scratch = unsafe { launch.scratch::<f32>().part(0..n) };
     let per_token = heads + 2 * kv_heads;

@@ -4,13 +4,24 @@
 //! place, k and v go to the cache as [`crate::write_kv`] says.
 mod cpu;
 
-use crate::record::{Recorder, Spread, Tensor, read, write};
+use crate::record::{GROUP_THREADS, Grid, Recorder, Tensor, read, write};
+use crate::write_kv::CACHE;
 use crate::{Attention, Heads, Norm, NormKind, Pairing, rope};
 
-/// Spans: counts, positions, sequences, tables, k, v, q (updated), K cache and V cache (written), then those that there are of
-/// angles, q norm and k norm.
-pub static ROPE_KV: hal::Program =
-    hal::Program { name: "rope_kv", host: Some(cpu::rope_kv), gpu: None };
+/// For GPUs: what happens to one head.
+pub(crate) const HEAD: hal::Text = hal::msl!("head.metal");
+
+/// Spans: counts, positions, sequences, tables, k, v, q (updated), K cache and V cache (written), angles, q norm and k norm (anything
+/// where there are none).
+pub static ROPE_KV: hal::Program = hal::Program {
+    name: "rope_kv",
+    host: Some(cpu::rope_kv),
+    gpu: Some(hal::Gpu {
+        texts: &[Args::MSL, CACHE, HEAD, hal::msl!("kernel.metal")],
+        entry: "rope_kv",
+        constants: &[],
+    }),
+};
 
 hal::args! {
     /// Arguments of [`ROPE_KV`].
@@ -61,7 +72,9 @@ pub(crate) fn record(
         q_epsilon: epsilon(&heads.q_norm),
         k_epsilon: epsilon(&heads.k_norm),
     };
-    let mut operands = vec![
+    let weight =
+        |norm: &Option<Norm>| norm.map_or(to.counts(), |norm| read(to.weight(&norm.weight)));
+    let operands = [
         to.counts(),
         read(inputs.positions()),
         read(inputs.sequences()),
@@ -71,10 +84,14 @@ pub(crate) fn record(
         write(q.room.place()),
         write(cache.k),
         write(cache.v),
+        angles.map_or(to.counts(), read),
+        weight(&heads.q_norm),
+        weight(&heads.k_norm),
     ];
-    operands.extend(angles.map(read));
-    operands
-        .extend(heads.q_norm.iter().chain(&heads.k_norm).map(|norm| read(to.weight(&norm.weight))));
-    let spread = Spread { groups: to.bucket.tokens, scratch_bytes: 4 * attention.head_dim };
-    to.launch(&ROPE_KV, &operands, spread, |image| args.write_to(image));
+    let head_bytes = 4 * attention.head_dim;
+    let mut grid = Grid::row(to.bucket.tokens);
+    // On a GPU, each SIMD group works on a head.
+    let heads = if to.for_gpu() { GROUP_THREADS / 32 } else { 1 };
+    grid.scratch_bytes = (heads * head_bytes).next_multiple_of(16);
+    to.launch_grid(&ROPE_KV, &operands, grid, |image| args.write_to(image));
 }

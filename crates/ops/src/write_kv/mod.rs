@@ -14,9 +14,19 @@ pub(crate) use cpu::{Place, store_k, store_v};
 use crate::Attention;
 use crate::record::{Recorder, Spread, Tensor, read, write};
 
+/// For GPUs: where numbers lie in a block.
+pub(crate) const CACHE: hal::Text = hal::msl!("cache.metal");
+
 /// Spans: counts, positions, sequences, tables, k, v, K cache (written), V cache (written).
-pub static WRITE_KV: hal::Program =
-    hal::Program { name: "write_kv", host: Some(cpu::write_kv), gpu: None };
+pub static WRITE_KV: hal::Program = hal::Program {
+    name: "write_kv",
+    host: Some(cpu::write_kv),
+    gpu: Some(hal::Gpu {
+        texts: &[Args::MSL, CACHE, hal::msl!("kernel.metal")],
+        entry: "write_kv",
+        constants: &[],
+    }),
+};
 
 hal::args! {
     /// Arguments of [`WRITE_KV`].
