@@ -189,6 +189,16 @@ pub struct Recorder<'a> {
     failed: Option<Error>,
     /// Cosines and sines of the step's positions, by table of frequencies and amplitude.
     angles: Vec<((Weight, u32), Room)>,
+    /// K and V that the next launch of `attend` finishes and stores, see [`crate::attend::gpu`].
+    pub(crate) fresh: Option<Fresh>,
+}
+
+/// What the projections of a step left, and what is to be done to it.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) k: Tensor,
+    pub(crate) v: Tensor,
+    pub(crate) heads: Heads,
 }
 
 /// A finished recording.
@@ -215,6 +225,7 @@ impl<'a> Recorder<'a> {
             constants: Vec::new(),
             failed: None,
             angles: Vec::new(),
+            fresh: None,
         }
     }
 
@@ -444,6 +455,10 @@ impl Ops for Recorder<'_> {
             return crate::fine_rope_kv(self, qkv, heads, attention);
         }
         let [q, k, v] = qkv;
+        if crate::attend::gpu::fuses(self, heads, attention) {
+            self.fresh = Some(Fresh { k, v, heads: *heads });
+            return q;
+        }
         crate::rope_kv::record(self, [&q, &k, &v], heads, attention);
         q
     }

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod cases;
 mod cpu;
+pub(crate) mod gpu;
 mod lanes;
 mod part;
 pub mod reference;
@@ -15,7 +16,7 @@ use crate::Attention;
 use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
 use crate::simd::Family;
 
-/// Spans: counts, positions, sequences, tables, q, K cache, V cache, y, counters (all 0, and again afterwards) and partial results
+/// On the CPU; see `gpu` for others. Spans: counts, positions, sequences, tables, q, K cache, V cache, y, counters (all 0, and again afterwards) and partial results
 /// (written; empty where tiles are not to be shared).
 pub static ATTEND: hal::Program =
     hal::Program { name: "attend", host: Some(cpu::attend), gpu: None };
@@ -81,6 +82,9 @@ hal::args! {
 }
 
 pub(crate) fn record(to: &mut Recorder<'_>, q: &Tensor, attention: &Attention) -> Tensor {
+    if to.for_gpu() {
+        return gpu::record(to, q, attention);
+    }
     let (inputs, cache) = (to.resources.inputs, to.resources.caches[attention.layer as usize]);
     let y = to.tensor(RowsOf::Tokens, q.columns);
     let args = Args {
