@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod cases;
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use crate::Weight;
@@ -41,6 +42,10 @@ pub(crate) fn record(to: &mut Recorder<'_>, table: &Weight, scale: f32) -> Tenso
         read(to.weight(table)),
         write(y.room.place()),
     ];
+    if to.for_gpu() {
+        gpu::launch(to, &gpu::EMBED, &operands, table, scale);
+        return y;
+    }
     let spread = Spread { groups: to.bucket.tokens, ..Spread::default() };
     let args = args(to, table, scale);
     to.launch(&EMBED, &operands, spread, |image| args.write_to(image));
@@ -54,6 +59,10 @@ pub(crate) fn record_positions(to: &mut Recorder<'_>, x: &Tensor, table: &Weight
         read(to.weight(table)),
         write(x.room.place()),
     ];
+    if to.for_gpu() {
+        gpu::launch(to, &gpu::POSITIONS, &operands, table, 1.0);
+        return;
+    }
     let scratch_bytes = 4 * table.columns;
     let spread = Spread { groups: to.bucket.tokens, scratch_bytes };
     let args = args(to, table, 1.0);

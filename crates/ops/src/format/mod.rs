@@ -14,6 +14,9 @@ mod q32;
 #[cfg(test)]
 mod tests;
 
+/// What kernels for GPUs read weights with; its codes of formats are the enum's.
+pub(crate) const FORMATS: hal::Text = hal::msl!("formats.metal");
+
 /// How the weights of a tensor are stored.
 ///
 /// ```text

@@ -6,6 +6,8 @@
 //! Weights of quantized formats may lie in packed tiles ([`pack`]), where a family of kernels (see [`crate::simd`]) multiplies
 //! them at the speed of memory or of the dot-product units. Other weights lie as in the file and go through [`blocks`], which
 //! also defines what codes, scales and offsets are.
+//!
+//! GPUs take weights as they lie in the file and x in f32: see [`gpu`].
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -18,6 +20,7 @@ mod cases;
 mod cpu;
 mod float;
 mod float_words;
+mod gpu;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -173,6 +176,9 @@ pub(crate) fn record<const N: usize>(
     norm: Option<&Norm>,
     linears: [&Linear; N],
 ) -> [Tensor; N] {
+    if to.for_gpu() {
+        return gpu::record(to, x, norm, linears);
+    }
     let outputs = linears.map(|linear| to.tensor(x.rows_of, linear.weight.rows));
     for form in FORMS {
         let same = |(linear, _): &(&Linear, &Tensor)| Form::of(to, linear) == form;
@@ -192,6 +198,9 @@ pub(crate) fn record_into(
     epilogue: Epilogue,
     y: &Tensor,
 ) {
+    if to.for_gpu() {
+        return gpu::record_into(to, x, linear, epilogue, y);
+    }
     launch(to, Form::of(to, linear), (x, None), &[(linear, y)], epilogue);
 }
 
@@ -202,6 +211,9 @@ pub(crate) fn record_hidden(
     norm: &Norm,
     hidden: &Hidden,
 ) -> Tensor {
+    if to.for_gpu() {
+        return gpu::record_hidden(to, x, norm, hidden);
+    }
     let gate = &hidden.gate;
     let form = Form::of(to, gate);
     let Some(up) = &hidden.up else {
