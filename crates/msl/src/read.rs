@@ -260,8 +260,13 @@ impl Reader<'_> {
 
     /// `threadgroup T name[N];` rather than a pointer or an attribute.
     fn array(&mut self, at: usize, at_kernel_top: bool) {
-        let end = (at..self.tokens.len())
-            .find(|i| matches!(self.tokens[*i].text, ";" | "*" | "&" | ")" | "{" | "="));
+        // A size may be a product; before it, a star makes a pointer.
+        let mut sized = false;
+        let end = (at..self.tokens.len()).find(|i| {
+            let text = self.tokens[*i].text;
+            sized |= text == "[";
+            matches!(text, ";" | "{" | "=") || (!sized && matches!(text, "*" | "&" | ")"))
+        });
         let Some(end) = end.filter(|end| self.is(*end, ";") && *end > at + 2) else { return };
         let dims = (at..end).find(|i| self.is(*i, "[")).unwrap_or(end);
         if dims < at + 3 {
@@ -326,7 +331,7 @@ mod tests {
             kernel void k(constant metal::Args& a [[buffer(2)]], device const half* x [[buffer(0)]],\n\
               device vec<float, 4>* y [[ buffer(1) ]], threadgroup float* t [[threadgroup(0)]],\n\
               uint2 at [[thread_position_in_grid]]) {\n\
-              threadgroup vec<half, 2> tile[8][N + 1]; { threadgroup int inner; }\n\
+              threadgroup vec<half, 2> tile[8][2 * N]; { threadgroup int inner; }\n\
             }\n\
             kernel void declared(device float* x [[buffer(0)]]);\n",
     };
@@ -358,7 +363,7 @@ mod tests {
             .arrays
             .iter()
             .map(|a| (a.of_type.as_str(), a.name.as_str(), a.dims.as_str(), a.at_kernel_top));
-        let expected = [("vec<half, 2>", "tile", "[8][N + 1]", true), ("int", "inner", "", false)];
+        let expected = [("vec<half, 2>", "tile", "[8][2 * N]", true), ("int", "inner", "", false)];
         assert_eq!(arrays.collect::<Vec<_>>(), expected);
     }
 }
