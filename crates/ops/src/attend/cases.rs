@@ -247,6 +247,72 @@ fn bits_depend_on_neither_threads_nor_batch() {
     }
 }
 
+/// Prompts' tokens, of which GPUs' products round queries to F16: of several sequences in one tile of eight, beside tokens that
+/// continue an answer, which must not change a bit for that.
+#[test]
+fn prompts_beside_answers() {
+    let all = KvFormat::ALL.into_iter().flat_map(|kv| HEADS.map(|heads| (kv, heads)));
+    for (seed, (kv, heads)) in (1..).zip(all.filter(|(kv, [.., n])| kv.takes(*n))) {
+        for (window, prompts_from) in [(None, 2), (Some(5), 0), (Some(40), 1)] {
+            let with = |prompts_from| {
+                let mut setup = Setup::new(seed);
+                setup.block_tokens = 32;
+                setup.prompts_from = prompts_from;
+                let forward = forward(&mut setup, heads, window);
+                keep_in(&mut setup, kv);
+                for step in 0..2 {
+                    let counts = [(3, 2), (0, 45), (1, 3), (2, 11)];
+                    let chunk = |(s, count)| setup.chunk(s, step * count, count);
+                    let tokens = counts.into_iter().flat_map(chunk).collect();
+                    setup.step(tokens);
+                }
+                (setup, forward)
+            };
+            let (setup, forward) = with(Some(prompts_from));
+            let name = format!("{kv:?} {heads:?}, window {window:?}, prompts from {prompts_from}");
+            check(&name, &setup, &forward, EXACT);
+        }
+    }
+}
+
+/// Steps of one token, in which a launch for GPUs does all that happens to q, k and v: against the reference, and bit for bit against
+/// steps of several tokens.
+#[test]
+fn one_token_at_a_time() {
+    let cases = [
+        ([9, 3, 64], None, 40),
+        ([8, 1, 32], Some(260), 270),
+        ([4, 4, 80], Some(7), 20),
+        ([10, 1, 32], None, 20),
+    ];
+    let all = KvFormat::ALL.into_iter().flat_map(|kv| cases.map(|case| (kv, case)));
+    for (seed, (kv, (heads, window, last))) in
+        (1..).zip(all.filter(|(kv, ([.., n], ..))| kv.takes(*n)))
+    {
+        let with = |step: u32| {
+            // An odd seed would make room for one token more.
+            let mut setup = Setup::new(2 * seed);
+            let mut forward = forward(&mut setup, heads, window);
+            forward.heads = finished(&mut setup, heads[2], (true, true));
+            keep_in(&mut setup, kv);
+            for first in (0..last).step_by(step as usize) {
+                let tokens = (first..last.min(first + step)).map(|p| token(p * 7 % 40, p, 0, true));
+                setup.step(tokens.collect());
+            }
+            (setup, forward)
+        };
+        let (single, forward) = with(1);
+        let name = format!("{kv:?} {heads:?}, window {window:?}, one at a time");
+        check(&name, &single, &forward, if kv == KvFormat::F16 { ROUNDED } else { CODED });
+        let (several, _) = with(33);
+        for subject in single.subjects().iter().filter(|subject| subject.executes) {
+            let same = rows(&single, &forward, &*subject.device)
+                == rows(&several, &forward, &*subject.device);
+            assert!(same, "{name} on {}", subject.name);
+        }
+    }
+}
+
 /// Many blocks, with a window that begins inside one.
 #[test]
 fn a_longer_context() {
@@ -274,30 +340,34 @@ fn scores_that_would_overflow() {
     check("large scores", &setup, &forward, &[Tolerance::Max(2e-4)]);
 }
 
+/// What is to be done to heads of q and k.
+fn finished(setup: &mut Setup, head_dim: u32, (normed, rotated): (bool, bool)) -> Heads {
+    let norm = |setup: &mut Setup| Norm {
+        kind: NormKind::Rms,
+        weight: setup.gains(head_dim),
+        bias: None,
+        epsilon: 1e-6,
+    };
+    let frequencies: Vec<f32> = (0..head_dim / 2).map(|i| 0.7_f32.powi(i.cast_signed())).collect();
+    let rope = Rope {
+        pairing: Pairing::Halves,
+        frequencies: setup.floats(head_dim / 2, &frequencies),
+        amplitude: 1.0,
+    };
+    Heads {
+        q_norm: normed.then(|| norm(setup)),
+        k_norm: normed.then(|| norm(setup)),
+        rope: rotated.then_some(rope),
+    }
+}
+
 /// Norms of the heads and rotation before the cache.
 #[test]
 fn heads_are_finished_before_the_cache() {
     for (seed, (normed, rotated)) in (1..).zip([(true, true), (false, true), (true, false)]) {
         let mut setup = Setup::new(seed);
-        let (head_dim, mut forward) = (64, forward(&mut setup, [6, 2, 64], None));
-        let norm = |setup: &mut Setup| Norm {
-            kind: NormKind::Rms,
-            weight: setup.gains(head_dim),
-            bias: None,
-            epsilon: 1e-6,
-        };
-        let frequencies: Vec<f32> =
-            (0..head_dim / 2).map(|i| 0.7_f32.powi(i.cast_signed())).collect();
-        let rope = Rope {
-            pairing: Pairing::Halves,
-            frequencies: setup.floats(head_dim / 2, &frequencies),
-            amplitude: 1.0,
-        };
-        forward.heads = Heads {
-            q_norm: normed.then(|| norm(&mut setup)),
-            k_norm: normed.then(|| norm(&mut setup)),
-            rope: rotated.then_some(rope),
-        };
+        let mut forward = forward(&mut setup, [6, 2, 64], None);
+        forward.heads = finished(&mut setup, 64, (normed, rotated));
         steps(&mut setup);
         check(&format!("norm {normed}, rope {rotated}"), &setup, &forward, ROUNDED);
         keep_in(&mut setup, KvFormat::Q8_0);

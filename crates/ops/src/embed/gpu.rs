@@ -32,9 +32,8 @@ pub(super) fn launch(
     scale: f32,
 ) {
     let format = table.format;
-    let program = variants.program(&[Value::Uint(format as u32)], || {
-        format!("{}_{}", variants.entry, format.name())
-    });
+    let program = variants
+        .program(&[Value::Uint(format as u32)], || format!("{}_{}", variants.entry, format.name()));
     let args = TableArgs { columns: table.columns, rows: table.rows, scale };
     let groups = [to.bucket.tokens, 1, 1];
     let grid = Grid { groups, threads: [THREADS, 1, 1], scratch_bytes: 0 };

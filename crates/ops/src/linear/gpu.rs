@@ -118,8 +118,7 @@ impl Product<'_> {
     fn args(&self, to: &Recorder<'_>) -> MatrixArgs {
         // Gate and up have the same rows, which a threadgroup takes together.
         let matrices = if self.is_gated() { 1 } else { self.linears.len() };
-        let rows =
-            |i: usize| if i < matrices { self.linears[i].weight.rows } else { 0 };
+        let rows = |i: usize| if i < matrices { self.linears[i].weight.rows } else { 0 };
         let biases = self.linears.iter().enumerate();
         let tokens = to.capacity(self.x.rows_of);
         MatrixArgs {
@@ -201,8 +200,7 @@ fn normalize(to: &mut Recorder<'_>, x: &Tensor, norm: &Norm) -> Tensor {
     let constants = constants(none, Some(norm), Mode::One);
     let program = NORMALIZE.program(&constants, || "normalize".to_owned());
     let [weight, bias] = norm_operands(to, Some(norm));
-    let operands =
-        [to.counts(), read(x.room.place()), weight, bias, write(y.room.place())];
+    let operands = [to.counts(), read(x.room.place()), weight, bias, write(y.room.place())];
     let groups = [to.capacity(x.rows_of), 1, 1];
     let grid = Grid { groups, threads: [THREADS, 1, 1], scratch_bytes: 4 * SIMDS };
     to.launch_grid(program, &operands, grid, |image| args.write_to(image));

@@ -12,11 +12,21 @@ pub mod reference;
 
 pub use philox::philox4x32;
 
-use crate::record::{Recorder, Spread, Tensor, read, write};
+use crate::record::{Grid, Recorder, Tensor, read, write};
 
 /// Spans: counts, rows, sequences, samplers, seen, logits, sampled (written).
-pub static SAMPLE: hal::Program =
-    hal::Program { name: "sample", host: Some(cpu::sample), gpu: None };
+pub static SAMPLE: hal::Program = hal::Program {
+    name: "sample",
+    host: Some(cpu::sample),
+    gpu: Some(hal::Gpu {
+        texts: &[Args::MSL, hal::msl!("kernel.metal")],
+        entry: "sample",
+        constants: &[],
+    }),
+};
+
+/// Rows of more logits take more threads of a GPU.
+const VOCABULARY_SMALL: u32 = 4096;
 
 hal::args! {
     /// Arguments of [`SAMPLE`].
@@ -107,7 +117,12 @@ pub fn record(to: &mut Recorder<'_>, logits: &Tensor) {
         read(logits.room.place()),
         write(to.resources.sampled),
     ];
-    // Candidates: a weight and an id for each token.
-    let spread = Spread { groups: to.bucket.rows, scratch_bytes: 8 * args.vocabulary };
-    to.launch(&SAMPLE, &operands, spread, |image| args.write_to(image));
+    let mut grid = Grid::row(to.bucket.rows.max(1));
+    if !to.for_gpu() {
+        // Candidates: a weight and an id for each token.
+        grid.scratch_bytes = 8 * args.vocabulary;
+    } else if args.vocabulary > VOCABULARY_SMALL {
+        grid.threads[0] *= 4;
+    }
+    to.launch_grid(&SAMPLE, &operands, grid, |image| args.write_to(image));
 }
