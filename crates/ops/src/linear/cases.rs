@@ -1,4 +1,5 @@
 //! Cases of `linear` and of the composites that fuse it: every format, alone and beside others.
+mod gpu;
 mod packed;
 
 use super::is_float;

@@ -4,6 +4,7 @@
 //! same bits in every bucket, whatever else is in it. Prompts' tokens go through tiles and the matrix units, with weights
 //! rounded to half (F32 and BF16 stay float). A bucket of one token has the first way only.
 use super::PARTS;
+use crate::activate::FUNCTIONS;
 use crate::format::{FORMATS, Format};
 use crate::gpu::Variants;
 use crate::record::{Grid, Operand, Recorder, RowsOf, Tensor, read, write};
@@ -27,7 +28,8 @@ hal::args! {
     }
 }
 
-const TEXTS: &[Text] = &[FORMATS, MatrixArgs::MSL, hal::msl!("kernel.metal")];
+/// Of every kernel here.
+pub(super) const TEXTS: &[Text] = &[FORMATS, FUNCTIONS, MatrixArgs::MSL, hal::msl!("kernel.metal")];
 
 /// Spans: counts, x, weight and bias of the norm, then W, bias and y.
 static LINEAR: Variants = Variants::new("linear", TEXTS);
@@ -52,7 +54,7 @@ const SLOTS: u32 = 4;
 
 /// Which tokens take which arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     One,
     Many,
     Mixed,
@@ -77,7 +79,7 @@ impl Mode {
 }
 
 /// The values of the function constants.
-fn constants(formats: [Format; PARTS], norm: Option<&Norm>, mode: Mode) -> Vec<Value> {
+pub(super) fn constants(formats: [Format; PARTS], norm: Option<&Norm>, mode: Mode) -> Vec<Value> {
     let norm = norm.map_or(0, |norm| {
         1 + 2 * u32::from(norm.kind == NormKind::Layer) + 4 * u32::from(norm.bias.is_some())
     });

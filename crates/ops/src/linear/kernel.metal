@@ -40,18 +40,6 @@ struct Inputs {
   float scale;
 };
 
-inline float activated(uint kind, float x) {
-  if (kind == 0) {
-    return x / (1.0f + exp(-x)); // SiLU
-  }
-  if (kind == 1) { // GELU, tanh(u) = 1 - 2 / (exp(2 u) + 1)
-    const float u = 0.7978845608028654f * x * (1.0f + 0.044715f * x * x);
-    return x * (1.0f - 1.0f / (exp(2.0f * u) + 1.0f));
-  }
-  const float positive = max(x, 0.0f);
-  return positive * positive;
-}
-
 // The sum over a threadgroup. Every thread gets the same bits, whatever the kernel.
 inline float sum_of_group(float own, threadgroup float* shared, uint simd, uint lane) {
   const float sum = simd_sum(own);
@@ -183,7 +171,7 @@ inline float with_bias(thread const Matrix& matrix, uint row, float product) {
 inline void store(thread const Matrix& matrix, uint token, uint row, float product, uint epilogue) {
   device float* y = matrix.y + ulong(token) * matrix.rows + row;
   const float value = with_bias(matrix, row, product);
-  *y = epilogue == 0 ? value : epilogue == 1 ? *y + value : activated(epilogue - 5, value);
+  *y = epilogue == 0 ? value : epilogue == 1 ? *y + value : activation_of(value, epilogue - 5);
 }
 
 // Exact products of a SIMD group's rows with `tokens` tokens from `token` on.
@@ -220,7 +208,7 @@ inline void exact_gated(
   for (uint r = 0; r < ROWS; r++) {
     for (uint t = 0; t < TOKENS; t++) {
       if (row + r < gate.rows && t < tokens) {
-        const float left = activated(activation, with_bias(gate, row + r, gates[TOKENS * r + t]));
+        const float left = activation_of(with_bias(gate, row + r, gates[TOKENS * r + t]), activation);
         gate.y[ulong(token + t) * gate.rows + row + r] = left * with_bias(up, row + r, ups[TOKENS * r + t]);
       }
     }
@@ -339,7 +327,7 @@ inline void gated_tile_of_prompt(
     const uint t = at / TILE_ROWS;
     const uint r = row + at % TILE_ROWS;
     if (t < tokens && r < gate.rows) {
-      const float left = activated(activation, with_bias(gate, r, gates[i]));
+      const float left = activation_of(with_bias(gate, r, gates[i]), activation);
       gate.y[ulong(token + t) * gate.rows + r] = left * with_bias(up, r, shared[at]);
     }
   }
