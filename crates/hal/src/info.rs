@@ -42,6 +42,8 @@ pub enum MatrixUnits {
     Dot4,
     /// Products of small matrices (AMX, i8mm, simdgroup_matrix, tensor cores).
     Tiles,
+    /// Tiles, and the tensor ops of Metal 4.
+    Tensor,
 }
 
 /// An opened device.

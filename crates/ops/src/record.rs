@@ -4,7 +4,9 @@ use crate::simd::Family;
 use crate::{
     Activation, Attention, Cache, Epilogue, Heads, Hidden, Inputs, Linear, Norm, Ops, Rope, Weight,
 };
-use hal::{Buffer, Command, Commands, Device, Error, Kind, Launch, Program, Result, Span};
+use hal::{
+    Buffer, Command, Commands, Device, Error, Kind, Launch, MatrixUnits, Program, Result, Span,
+};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -244,6 +246,11 @@ impl<'a> Recorder<'a> {
     /// Whether kernels for GPUs are recorded.
     pub(crate) const fn for_gpu(&self) -> bool {
         self.kind.is_gpu()
+    }
+
+    /// What multiplies matrices on the device.
+    pub(crate) fn matrix_units(&self) -> MatrixUnits {
+        self.device.info().matrix_units
     }
 
     /// Ends the recording.

@@ -84,5 +84,6 @@ const fn matrix_units(units: MatrixUnits) -> &'static str {
         MatrixUnits::None => "none",
         MatrixUnits::Dot4 => "dot products of 4 bytes",
         MatrixUnits::Tiles => "tiles",
+        MatrixUnits::Tensor => "tensor ops",
     }
 }

@@ -17,7 +17,9 @@ constant float MXFP4_VALUES[16] = {
     0.0f, 1.0f,  2.0f,  3.0f,  4.0f,  6.0f,  8.0f,  12.0f,
     0.0f, -1.0f, -2.0f, -3.0f, -4.0f, -6.0f, -8.0f, -12.0f};
 
-// Two runs of 8 neighbours: weight = scale * code + offset, with a scale and an offset for each run.
+// Two runs of 8 neighbours: weight = scale * code + offset, with a scale and an offset for each run. Codes of Q4_0, Q5_0,
+// Q3_K and Q6_K are what the bits say: their bias (8, 16, 4, 32) is in the offset, where it costs a product once a run
+// and not a subtraction a weight.
 //
 // Runs are what one load of 8 bytes holds: the low nibbles are one run, the high ones the other.
 struct Piece {
@@ -28,9 +30,7 @@ struct Piece {
 
 inline bool is_float(uint format) { return format <= BF16; }
 
-inline bool has_offset(uint format) {
-  return format == Q4_1 || format == Q5_1 || format == Q2_K || format == Q4_K || format == Q5_K;
-}
+inline bool has_offset(uint format) { return format >= Q4_0 && format <= Q6_K && format != Q8_0; }
 
 inline uint block_elements(uint format) {
   return is_float(format) ? 1 : (format >= Q2_K && format <= Q6_K) || format == IQ4_XS ? 256 : 32;
@@ -140,21 +140,20 @@ inline void set_offsets(thread Piece& to, float first, float second) {
   to.offsets[1] = second;
 }
 
-// Nibbles, each made a code: less `bias`.
-inline void nibbles(uint2 bytes, float bias, thread Piece& to) {
+inline void nibbles(uint2 bytes, thread Piece& to) {
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
-    to.codes[i] = float(b & 15) - bias;
-    to.codes[i + 8] = float(b >> 4) - bias;
+    to.codes[i] = float(b & 15);
+    to.codes[i + 8] = float(b >> 4);
   }
 }
 
 // Nibbles with a fifth bit: bit i of `first` and of `second` belong to the codes i of the runs.
-inline void five_bits(uint2 bytes, uint first, uint second, float bias, thread Piece& to) {
+inline void five_bits(uint2 bytes, uint first, uint second, thread Piece& to) {
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
-    to.codes[i] = float((b & 15) | (first >> i & 1) << 4) - bias;
-    to.codes[i + 8] = float(b >> 4 | (second >> i & 1) << 4) - bias;
+    to.codes[i] = float((b & 15) | (first >> i & 1) << 4);
+    to.codes[i + 8] = float(b >> 4 | (second >> i & 1) << 4);
   }
 }
 
@@ -186,27 +185,32 @@ inline void decode_small(uint format, device const uchar* block, uint which, thr
   if (format == Q4_1 || format == Q5_1) {
     const float m = half_at(block + 2);
     set_offsets(to, m, m);
+  } else if (format == Q4_0 || format == Q5_0) {
+    const float m = d * (format == Q4_0 ? -8.0f : -16.0f);
+    set_offsets(to, m, m);
   }
   const uint2 bytes = bytes_at(format, block + block_bytes(format) - 16 + 8 * which);
   if (format == Q5_0 || format == Q5_1) {
     const uint high = word_at(block + (format == Q5_0 ? 2 : 4)) >> (8 * which);
-    five_bits(bytes, high, high >> 16, format == Q5_0 ? 16.0f : 0.0f, to);
+    five_bits(bytes, high, high >> 16, to);
   } else if (format == IQ4_NL) {
     looked_up(bytes, IQ4_VALUES, to);
   } else if (format == MXFP4) {
     looked_up(bytes, MXFP4_VALUES, to);
   } else {
-    nibbles(bytes, format == Q4_0 ? 8.0f : 0.0f, to);
+    nibbles(bytes, to);
   }
 }
 
-// Scale and minimum of group `group` of Q4_K and Q5_K, from their 12 bytes.
-inline uint2 k_scale(device const uchar* scales, uint group) {
-  if (group < 4) {
-    return uint2(scales[group] & 63, scales[group + 4] & 63);
-  }
-  const uint both = scales[group + 4];
-  return uint2((both & 15) | uint(scales[group - 4] >> 6) << 4, both >> 4 | uint(scales[group] >> 6) << 4);
+// Scales (low half) and minima of groups 2 `pair` and 2 `pair` + 1 of Q4_K and Q5_K, a byte each, from their 12 bytes.
+inline uint k_scales(device const uchar* scales, uint pair) {
+  device const ushort* words = (device const ushort*)scales;
+  const uint own = words[pair];
+  const uint next = words[pair + 2];
+  const uint before = words[pair < 2 ? pair : pair - 2];
+  const uint scale = pair < 2 ? own & 0x3f3f : (next & 0x0f0f) | (before & 0xc0c0) >> 2;
+  const uint least = pair < 2 ? next & 0x3f3f : (next >> 4 & 0x0f0f) | (own & 0xc0c0) >> 2;
+  return scale | least << 16;
 }
 
 inline void decode_q45_k(uint format, device const uchar* block, uint piece, thread Piece& to) {
@@ -214,12 +218,11 @@ inline void decode_q45_k(uint format, device const uchar* block, uint piece, thr
   const float least = half_at(block + 2);
   const uint pair = piece / 4;
   const uint at = piece % 4 * 8;
-  const uint2 first = k_scale(block + 4, 2 * pair);
-  const uint2 second = k_scale(block + 4, 2 * pair + 1);
-  set_scales(to, d * float(first.x), d * float(second.x));
-  set_offsets(to, -(least * float(first.y)), -(least * float(second.y)));
+  const uint scales = k_scales(block + 4, pair);
+  set_scales(to, d * float(scales & 255), d * float(scales >> 8 & 255));
+  set_offsets(to, -(least * float(scales >> 16 & 255)), -(least * float(scales >> 24)));
   if (format == Q4_K) {
-    nibbles(bytes_at(format, block + 16 + 32 * pair + at), 0.0f, to);
+    nibbles(bytes_at(format, block + 16 + 32 * pair + at), to);
     return;
   }
   const uint2 bytes = bytes_at(format, block + 48 + 32 * pair + at);
@@ -240,13 +243,13 @@ inline void decode_q6_k(device const uchar* block, uint piece, thread Piece& to)
   const float d = half_at(block + 208);
   device const char* scales = (device const char*)(block + 192 + 8 * part + s / 2);
   set_scales(to, d * float(scales[0]), d * float(scales[4]));
-  set_offsets(to, 0.0f, 0.0f);
+  set_offsets(to, -32.0f * to.scales[0], -32.0f * to.scales[1]);
   const uint shift = s / 4 * 2;
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(low, i);
     const uint h = byte_of(high, i) >> shift;
-    to.codes[i] = float((b & 15) | (h & 3) << 4) - 32.0f;
-    to.codes[i + 8] = float(b >> 4 | (h >> 4 & 3) << 4) - 32.0f;
+    to.codes[i] = float((b & 15) | (h & 3) << 4);
+    to.codes[i + 8] = float(b >> 4 | (h >> 4 & 3) << 4);
   }
 }
 
@@ -279,13 +282,13 @@ inline void decode_q23_k(uint format, device const uchar* block, uint piece, thr
   }
   const float d = half_at(block + 108);
   set_scales(to, d * q3_scale(block + 96, group), d * q3_scale(block + 96, group + 2));
-  set_offsets(to, 0.0f, 0.0f);
+  set_offsets(to, -4.0f * to.scales[0], -4.0f * to.scales[1]);
   const uint2 high = bytes_at(format, block + at) >> uint2(4 * part + 2 * pair);
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
     const uint h = byte_of(high, i);
-    to.codes[i] = float((b & 3) | (h & 1) << 2) - 4.0f;
-    to.codes[i + 8] = float((b >> 2 & 3) | (h >> 1 & 1) << 2) - 4.0f;
+    to.codes[i] = float((b & 3) | (h & 1) << 2);
+    to.codes[i + 8] = float((b >> 2 & 3) | (h >> 1 & 1) << 2);
   }
 }
 
@@ -361,5 +364,7 @@ inline void decode(
   }
 }
 
-// Number i of a piece.
-inline float weight_of(thread Piece& piece, uint i) { return piece.scales[i / 8] * piece.codes[i] + piece.offsets[i / 8]; }
+// Number i of a piece, rounded once where the format's definition rounds once: products of codes and scales are exact.
+inline float weight_of(thread const Piece& piece, uint i) {
+  return fma(piece.scales[i / 8], piece.codes[i], piece.offsets[i / 8]);
+}

@@ -9,7 +9,7 @@ use crate::format::{FORMATS, Format};
 use crate::gpu::Variants;
 use crate::record::{Grid, Operand, Recorder, RowsOf, Tensor, read, write};
 use crate::{Epilogue, Hidden, Linear, Norm, NormKind};
-use hal::{Text, Value};
+use hal::{MatrixUnits, Text, Value};
 
 hal::args! {
     /// Arguments of every kernel here. Rows of matrices that a launch lacks are 0; `bias_mask` has a bit per matrix;
@@ -28,19 +28,58 @@ hal::args! {
     }
 }
 
-/// Of every kernel here.
-pub(super) const TEXTS: &[Text] = &[FORMATS, FUNCTIONS, MatrixArgs::MSL, hal::msl!("kernel.metal")];
+/// The texts of every kernel here, around how tiles are multiplied.
+macro_rules! texts {
+    ($tile:literal) => {
+        &[
+            FORMATS,
+            FUNCTIONS,
+            MatrixArgs::MSL,
+            hal::msl!("inputs.metal"),
+            hal::msl!($tile),
+            hal::msl!("kernel.metal"),
+        ]
+    };
+}
 
-/// Spans: counts, x, weight and bias of the norm, then W, bias and y.
-static LINEAR: Variants = Variants::new("linear", TEXTS);
-/// Spans: as [`LINEAR`], with three matrices.
-static LINEAR_THREE: Variants = Variants::new("linear_three", TEXTS);
-/// Spans: as [`LINEAR`], but W and bias of gate and of up, and y.
-static LINEAR_GATED: Variants = Variants::new("linear_gated", TEXTS);
+pub(super) const TEXTS: &[Text] = texts!("tile.metal");
+/// With the tensor ops of Metal 4.
+pub(super) const TENSOR_TEXTS: &[Text] = texts!("tensor.metal");
+
+/// The kernels over one set of texts.
+struct Kernels {
+    /// Spans: counts, x, weight and bias of the norm, then W, bias and y.
+    one: Variants,
+    /// Spans: as `one`, with three matrices.
+    three: Variants,
+    /// Spans: as `one`, but W and bias of gate and of up, and y.
+    gated: Variants,
+}
+
+impl Kernels {
+    const fn new(texts: &'static [Text]) -> Self {
+        Self {
+            one: Variants::new("linear", texts),
+            three: Variants::new("linear_three", texts),
+            gated: Variants::new("linear_gated", texts),
+        }
+    }
+
+    /// Only prompts have tiles: everything else is the same with and without tensor ops.
+    fn of(units: MatrixUnits, mode: Mode) -> &'static Self {
+        match (units, mode) {
+            (MatrixUnits::Tensor, Mode::Mixed) => &TENSOR_KERNELS,
+            _ => &KERNELS,
+        }
+    }
+}
+
+static KERNELS: Kernels = Kernels::new(TEXTS);
+static TENSOR_KERNELS: Kernels = Kernels::new(TENSOR_TEXTS);
 /// Spans: counts, x, weight and bias of the norm, y.
 static NORMALIZE: Variants = Variants::new("normalize", TEXTS);
 
-// Mirrored in kernel.metal.
+// Mirrored in inputs.metal.
 const THREADS: u32 = 128;
 const SIMDS: u32 = 4;
 const TOGETHER: u32 = 8;
@@ -179,10 +218,11 @@ impl Product<'_> {
                 operands.push(write(outputs[if self.is_gated() { 0 } else { i }].room.place()));
             }
         }
+        let kernels = Kernels::of(to.matrix_units(), mode);
         let variants = match (self.is_gated(), self.linears.len()) {
-            (true, 2) => &LINEAR_GATED,
-            (false, 1) => &LINEAR,
-            (false, PARTS) => &LINEAR_THREE,
+            (true, 2) => &kernels.gated,
+            (false, 1) => &kernels.one,
+            (false, PARTS) => &kernels.three,
             (_, matrices) => unreachable!("no op has {matrices} matrices"),
         };
         let (formats, args) = (self.formats(), self.args(to));

@@ -1,5 +1,5 @@
 //! What only GPUs do: tiles for prompts, and the same bits in every bucket.
-use super::super::gpu::{Mode, TEXTS, constants};
+use super::super::gpu::{Mode, TENSOR_TEXTS, TEXTS, constants};
 use super::{EXACT, Feed, Project, Qkv, WORDS, linear, norm};
 use crate::conformance::{Forward, Setup, Tolerance, check, token};
 use crate::format::Format;
@@ -230,4 +230,15 @@ fn every_compiler_takes_the_kernels() {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// No compiler here has the headers of tensor ops. What is left to check: the rest of the text keeps to the dialect.
+#[test]
+fn tensor_ops_are_all_that_is_foreign_in_their_text() {
+    let Err(msl::Error::Dialect(complaints)) = msl::lint(&msl::Source::new(TENSOR_TEXTS)) else {
+        panic!("the headers are foreign");
+    };
+    let lines: Vec<_> = complaints.iter().map(ToString::to_string).collect();
+    assert!(lines.iter().all(|line| line.contains("a Mac compiles the text alone")), "{lines:#?}");
+    assert_eq!(lines.len(), 2, "{lines:#?}");
 }
