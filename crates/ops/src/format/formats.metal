@@ -141,6 +141,7 @@ inline void set_offsets(thread Piece& to, float first, float second) {
 }
 
 inline void nibbles(uint2 bytes, thread Piece& to) {
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
     to.codes[i] = float(b & 15);
@@ -150,6 +151,7 @@ inline void nibbles(uint2 bytes, thread Piece& to) {
 
 // Nibbles with a fifth bit: bit i of `first` and of `second` belong to the codes i of the runs.
 inline void five_bits(uint2 bytes, uint first, uint second, thread Piece& to) {
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
     to.codes[i] = float((b & 15) | (first >> i & 1) << 4);
@@ -158,6 +160,7 @@ inline void five_bits(uint2 bytes, uint first, uint second, thread Piece& to) {
 }
 
 inline void looked_up(uint2 bytes, constant float* values, thread Piece& to) {
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
     to.codes[i] = values[b & 15];
@@ -176,6 +179,7 @@ inline void decode_small(uint format, device const uchar* block, uint which, thr
   if (format == Q8_0) {
     const uint2 first = bytes_at(format, block + 2 + 16 * which);
     const uint2 second = bytes_at(format, block + 10 + 16 * which);
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       to.codes[i] = signed_byte(first, i);
       to.codes[i + 8] = signed_byte(second, i);
@@ -227,6 +231,7 @@ inline void decode_q45_k(uint format, device const uchar* block, uint piece, thr
   }
   const uint2 bytes = bytes_at(format, block + 48 + 32 * pair + at);
   const uint2 high = bytes_at(format, block + 16 + at);
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
     const uint h = byte_of(high, i) >> (2 * pair);
@@ -245,6 +250,7 @@ inline void decode_q6_k(device const uchar* block, uint piece, thread Piece& to)
   set_scales(to, d * float(scales[0]), d * float(scales[4]));
   set_offsets(to, -32.0f * to.scales[0], -32.0f * to.scales[1]);
   const uint shift = s / 4 * 2;
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(low, i);
     const uint h = byte_of(high, i) >> shift;
@@ -273,6 +279,7 @@ inline void decode_q23_k(uint format, device const uchar* block, uint piece, thr
     const uint second = block[group + 2];
     set_scales(to, d * float(first & 15), d * float(second & 15));
     set_offsets(to, -(least * float(first >> 4)), -(least * float(second >> 4)));
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       const uint b = byte_of(bytes, i);
       to.codes[i] = float(b & 3);
@@ -284,6 +291,7 @@ inline void decode_q23_k(uint format, device const uchar* block, uint piece, thr
   set_scales(to, d * q3_scale(block + 96, group), d * q3_scale(block + 96, group + 2));
   set_offsets(to, -4.0f * to.scales[0], -4.0f * to.scales[1]);
   const uint2 high = bytes_at(format, block + at) >> uint2(4 * part + 2 * pair);
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     const uint b = byte_of(bytes, i);
     const uint h = byte_of(high, i);
@@ -309,6 +317,7 @@ inline void decode_floats(uint format, device const uchar* row, uint column, uin
   if (format == F32) {
     device const float* numbers = (device const float*)row + column;
     if (whole) {
+      #pragma unroll
       for (uint i = 0; i < 4; i++) {
         const float2 two = ((device const float2*)numbers)[i];
         to[2 * i] = two.x;
@@ -316,21 +325,25 @@ inline void decode_floats(uint format, device const uchar* row, uint column, uin
       }
       return;
     }
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       to[i] = column + i < columns ? numbers[i] : 0.0f;
     }
     return;
   }
   device const ushort* numbers = (device const ushort*)row + column;
+  #pragma unroll
   for (uint part = 0; part < 2; part++) {
     ushort4 four = ushort4(0);
     if (whole) {
       four = ((device const ushort4*)numbers)[part];
     } else {
+      #pragma unroll
       for (uint i = 0; i < 4; i++) {
         four[i] = column + 4 * part + i < columns ? numbers[4 * part + i] : ushort(0);
       }
     }
+    #pragma unroll
     for (uint i = 0; i < 4; i++) {
       to[4 * part + i] = format == F16 ? float(as_type<half>(ushort(four[i]))) : as_type<float>(uint(four[i]) << 16);
     }

@@ -77,7 +77,7 @@ impl Kernels {
 static KERNELS: Kernels = Kernels::new(TEXTS);
 static TENSOR_KERNELS: Kernels = Kernels::new(TENSOR_TEXTS);
 /// Spans: counts, x, weight and bias of the norm, y.
-static NORMALIZE: Variants = Variants::new("normalize", TEXTS);
+static NORMALIZE: Variants = Variants::new("linear_norm", TEXTS);
 
 // Mirrored in inputs.metal.
 const THREADS: u32 = 128;
@@ -240,7 +240,7 @@ fn normalize(to: &mut Recorder<'_>, x: &Tensor, norm: &Norm) -> Tensor {
     let product = Product { x, norm: Some(norm), linears: &[], epilogue: Epilogue::Store };
     let args = product.args(to);
     let constants = constants(none, Some(norm), Mode::One);
-    let program = NORMALIZE.program(&constants, || "normalize".to_owned());
+    let program = NORMALIZE.program(&constants, || "linear_norm".to_owned());
     let [weight, bias] = norm_operands(to, Some(norm));
     let operands = [to.counts(), read(x.room.place()), weight, bias, write(y.room.place())];
     let groups = [to.capacity(x.rows_of), 1, 1];

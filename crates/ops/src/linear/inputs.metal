@@ -85,6 +85,7 @@ inline float2 two_of(device const float* vector, uint c) { return *(device const
 // 8 numbers of a row of x from a multiple of 8 on. Only rows of floats may end within.
 inline void load_run(uint format, thread const Inputs& in, device const float* x, uint column, thread float* to) {
   if (is_float(format) && (in.columns % 4 != 0 || column + 8 > in.columns)) {
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       const uint c = column + i;
       to[i] = 0.0f;
@@ -95,6 +96,7 @@ inline void load_run(uint format, thread const Inputs& in, device const float* x
     }
     return;
   }
+  #pragma unroll
   for (uint i = 0; i < 8; i += 2) {
     const float2 own = ((device const float2*)(x + column))[i / 2];
     const float2 gain = NORM == 0 ? float2(1.0f) : two_of(in.gains, column + i);

@@ -4,6 +4,7 @@ inline float add_product(
     uint format, float sum, thread const Piece& w, thread const float* x, float first_sum, float second_sum) {
   float first = 0.0f;
   float second = 0.0f;
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     first = fma(w.codes[i], x[i], first);
     second = fma(w.codes[i + 8], x[i + 8], second);
@@ -27,18 +28,21 @@ inline void multiply_rows(
     thread float* sums) {
   const uint columns = in.columns;
   const ulong stride = row_bytes(format, columns);
+  #pragma unroll
   for (uint i = 0; i < ROWS * TOKENS; i++) {
     sums[i] = 0.0f;
   }
   const uint pieces = pieces_of(format, columns, true);
   for (uint p = lane; p < pieces; p += 32) {
     Piece weights[ROWS];
+    #pragma unroll
     for (uint r = 0; r < ROWS; r++) {
       // The last row stands in for those past it.
       const uint own = min(row + r, matrix.rows - 1);
       decode(format, matrix.weights + own * stride, p, columns, true, weights[r]);
     }
     const uint column = piece_column(format, p, true);
+    #pragma unroll
     for (uint t = 0; t < TOKENS; t++) {
       if (t < tokens) {
         float x[16];
@@ -48,17 +52,20 @@ inline void multiply_rows(
         float first = 0.0f;
         float second = 0.0f;
         if (has_offset(format)) {
+          #pragma unroll
           for (uint i = 0; i < 8; i++) {
             first += x[i];
             second += x[i + 8];
           }
         }
+        #pragma unroll
         for (uint r = 0; r < ROWS; r++) {
           sums[TOKENS * r + t] = add_product(format, sums[TOKENS * r + t], weights[r], x, first, second);
         }
       }
     }
   }
+  #pragma unroll
   for (uint i = 0; i < ROWS * TOKENS; i++) {
     sums[i] = simd_sum(sums[i]);
   }
@@ -85,7 +92,9 @@ inline void exact_rows(
   if (lane != 0) {
     return;
   }
+  #pragma unroll
   for (uint r = 0; r < ROWS; r++) {
+    #pragma unroll
     for (uint t = 0; t < TOKENS; t++) {
       if (row + r < matrix.rows && t < tokens) {
         store(matrix, token + t, row + r, sums[TOKENS * r + t], epilogue);
@@ -106,7 +115,9 @@ inline void exact_gated(
   if (lane != 0) {
     return;
   }
+  #pragma unroll
   for (uint r = 0; r < ROWS; r++) {
+    #pragma unroll
     for (uint t = 0; t < TOKENS; t++) {
       if (row + r < gate.rows && t < tokens) {
         const float left = activation_of(with_bias(gate, row + r, gates[TOKENS * r + t]), activation);
@@ -134,6 +145,7 @@ inline void tile_of_prompt(
     uint format, thread const Matrix& matrix, thread const Inputs& in, uint row, uint token, uint tokens,
     uint thread_index, uint simd, uint lane, uint epilogue, threadgroup float* shared) {
   multiply_any_tile(format, matrix, in, row, tokens, thread_index, simd, lane, shared);
+  #pragma unroll
   for (uint i = 0; i < TILE_SHARE; i++) {
     const uint at = i * THREADS + thread_index;
     const uint t = at / TILE_ROWS;
@@ -149,10 +161,12 @@ inline void gated_tile_of_prompt(
     uint thread_index, uint simd, uint lane, uint activation, threadgroup float* shared) {
   multiply_any_tile(FORMAT_0, gate, in, row, tokens, thread_index, simd, lane, shared);
   float gates[TILE_SHARE];
+  #pragma unroll
   for (uint i = 0; i < TILE_SHARE; i++) {
     gates[i] = shared[i * THREADS + thread_index];
   }
   multiply_any_tile(FORMAT_1, up, in, row, tokens, thread_index, simd, lane, shared);
+  #pragma unroll
   for (uint i = 0; i < TILE_SHARE; i++) {
     const uint at = i * THREADS + thread_index;
     const uint t = at / TILE_ROWS;
@@ -378,7 +392,7 @@ kernel void linear_gated(
 
 // y = norm(x), a threadgroup a token: what `linear` does itself for one token, with the same bits.
 [[max_total_threads_per_threadgroup(128)]]
-kernel void normalize(
+kernel void linear_norm(
     device const uint* counts [[buffer(0)]],
     device const float* x [[buffer(1)]],
     device const float* gains [[buffer(2)]],

@@ -33,6 +33,7 @@ inline void multiply_tile(
     Piece piece;
     decode(format, weights, p + which, columns, false, piece);
     float x[8];
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       x[i] = 0.0f;
     }
@@ -41,9 +42,11 @@ inline void multiply_tile(
       load_run(format, in, in.x + ulong(lane) * columns, column, x);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    #pragma unroll
     for (uint i = 0; i < 16; i++) {
       w_tile[own * 32 + which * 16 + i] = T(weight_of(piece, i));
     }
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       x_tile[lane * 32 + simd * 8 + i] = x[i];
     }

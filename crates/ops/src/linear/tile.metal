@@ -20,6 +20,7 @@ inline void multiply_tile(
       matrix.weights + min(row + own, matrix.rows - 1) * row_bytes(format, columns);
   const uint distance = run_distance(format, false);
   simdgroup_float8x8 sums[8];
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     sums[i] = make_filled_simdgroup_matrix<float, 8>(0.0f);
   }
@@ -29,6 +30,7 @@ inline void multiply_tile(
     Piece piece;
     decode(format, weights, p + which, columns, false, piece);
     float x[8];
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       x[i] = 0.0f;
     }
@@ -37,32 +39,40 @@ inline void multiply_tile(
       load_run(format, in, in.x + ulong(lane) * columns, column, x);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    #pragma unroll
     for (uint run = 0; run < 2; run++) {
       threadgroup T* block = w_tile + ((2 * which + run) * 8 + own / 8) * 64 + own % 8;
+      #pragma unroll
       for (uint i = 0; i < 8; i++) {
         block[8 * i] = T(weight_of(piece, 8 * run + i));
       }
     }
     threadgroup float* block = x_tile + (simd * 4 + lane / 8) * 64 + lane % 8 * 8;
+    #pragma unroll
     for (uint i = 0; i < 8; i++) {
       block[i] = x[i];
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    #pragma unroll
     for (uint k = 0; k < 4; k++) {
       simdgroup_float8x8 left[2];
       simdgroup_matrix<T, 8, 8> right[4];
+      #pragma unroll
       for (uint i = 0; i < 2; i++) {
         simdgroup_load(left[i], x_tile + (k * 4 + simd % 2 * 2 + i) * 64, 8);
       }
+      #pragma unroll
       for (uint i = 0; i < 4; i++) {
         simdgroup_load(right[i], w_tile + (k * 8 + simd / 2 * 4 + i) * 64, 8);
       }
+      #pragma unroll
       for (uint i = 0; i < 8; i++) {
         simdgroup_multiply_accumulate(sums[i], left[i / 4], right[i % 4], sums[i]);
       }
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
+  #pragma unroll
   for (uint i = 0; i < 8; i++) {
     const uint t = (simd % 2 * 2 + i / 4) * 8;
     simdgroup_store(sums[i], shared + t * TILE_ROWS + (simd / 2 * 4 + i % 4) * 8, TILE_ROWS);
