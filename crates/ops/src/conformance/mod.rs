@@ -3,6 +3,7 @@
 //! A case is a [`Setup`] (weights, steps, caches) and a [`Forward`] (calls on any [`Ops`]). [`check`] runs it through
 //! [`Reference`] and, recorded once and submitted for every step, on each device. Memory that no op may read is filled
 //! with poison: NaN as a number, out of range as an index. Memory that no op may write must keep it.
+mod checked;
 mod layer;
 mod random;
 mod recording;
@@ -14,8 +15,8 @@ pub(crate) use random::{Random, random_row};
 pub(crate) use setup::{POISON_F16, Setup, VOCABULARY, token};
 
 use crate::{Matrix, Ops};
+use hal::Device;
 use hal::cpu::{Cpu, CpuOptions};
-use hal::{Device, Kind};
 
 /// Calls on any reader; returns the tensors to compare.
 pub(crate) trait Forward {
@@ -62,19 +63,11 @@ pub(crate) fn subjects() -> Vec<Subject> {
     subjects
 }
 
-/// Whether an op of a case has no kernel for GPUs.
-pub(crate) fn not_yet(subject: &Subject, steps: &[setup::Ran]) -> bool {
-    subject.device.info().kind == Kind::Soft && steps.is_empty()
-}
-
 /// Runs a case everywhere. `tolerances` has one entry per tensor that `forward` returns, or one for all.
 pub(crate) fn check(name: &str, setup: &Setup, forward: &impl Forward, tolerances: &[Tolerance]) {
     let expected = setup.expected(forward);
     for subject in setup.subjects() {
         let steps = setup.run(&*subject.device, |to| forward.forward(to));
-        if not_yet(&subject, &steps) {
-            continue;
-        }
         assert_eq!(steps.len(), expected.len());
         if !subject.executes {
             continue;
