@@ -253,11 +253,10 @@ impl Setup {
         self.steps.iter().map(&mut step).collect()
     }
 
-    /// The devices that this case is for: on GPUs, packing and families of the CPU make no difference, so those run it once.
+    /// The devices that this case is for: packing and families of the CPU mean nothing to GPUs.
     pub(crate) fn subjects(&self) -> Vec<Subject> {
-        let once = self.packed_for.is_none_or(|family| family == Family::host());
         let mut subjects = super::subjects();
-        subjects.retain(|subject| once || !subject.device.info().kind.is_gpu());
+        subjects.retain(|s| self.packed_for.is_none() || !s.device.info().kind.is_gpu());
         subjects
     }
 

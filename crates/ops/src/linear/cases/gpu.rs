@@ -1,9 +1,9 @@
 //! What only GPUs do: tiles for prompts, and the same bits in every bucket.
 use super::super::gpu::{Mode, TENSOR_TEXTS, TEXTS, constants};
-use super::{EXACT, Feed, Project, Qkv, WORDS, linear, norm};
+use super::{EXACT, Feed, Product, Project, Qkv, WORDS, linear, norm};
 use crate::conformance::{Forward, Setup, Tolerance, check, token};
 use crate::format::Format;
-use crate::{Activation, Hidden, Linear, NormKind, Token};
+use crate::{Activation, Hidden, NormKind, Recorder, Tensor, Token};
 use hal::Gpu;
 use msl::{Checks, Schedule, Soft, SoftOptions};
 
@@ -130,6 +130,48 @@ fn bits_of(
     outputs.flat_map(own).map(f32::to_bits).collect()
 }
 
+/// How many commands a step of `tokens` tokens is.
+fn commands_of(
+    soft: &Soft,
+    tokens: u32,
+    make: impl Fn(&mut Setup) -> Box<dyn Fn(&mut Recorder<'_>) -> Vec<Tensor>>,
+) -> usize {
+    let mut setup = Setup::new(2);
+    let forward = make(&mut setup);
+    setup.batch(tokens);
+    let mut count = 0;
+    setup.run_recorded(soft, |to| forward(to), |commands| count = commands.list.len());
+    count
+}
+
+/// What shares an input is one launch, its norm included; many tokens are normalized once, before.
+#[test]
+fn decoding_takes_one_launch_each() {
+    let Some(soft) = soft(Checks::None) else { return };
+    for (tokens, norms) in [(1, 0), (3, 1)] {
+        let qkv = commands_of(&soft, tokens, |setup| {
+            let forward = qkv(setup, [Q4K, Q4K, Q6K], NormKind::Rms, [8, 8, 8], 256);
+            Box::new(move |to| forward.forward(to))
+        });
+        assert_eq!(qkv, 1 + norms + 1, "embed, q and k and v");
+        let hidden = commands_of(&soft, tokens, |setup| {
+            let [gate, up] = [Q4K, Q6K].map(|format| linear(setup, format, 8, 256, false));
+            let hidden = Hidden { gate, up: Some(up), activation: Activation::Silu };
+            let norm = norm(setup, NormKind::Rms, 256);
+            let forward = Feed { table: setup.table(256), norm, hidden };
+            Box::new(move |to| forward.forward(to))
+        });
+        assert_eq!(hidden, 1 + norms + 1, "embed, gate and up");
+        let project = commands_of(&soft, tokens, |setup| {
+            let (x, y) = (setup.table(8), setup.table(256));
+            let linear = linear(setup, Q4K, 8, 256, false);
+            let forward = Project { x, y, linear, post_norm: None };
+            Box::new(move |to| forward.forward(to))
+        });
+        assert_eq!(project, 2 + 1, "embed twice, the product with the residual");
+    }
+}
+
 /// What a request gets does not depend on who else is there.
 #[test]
 fn a_tokens_bits_are_the_same_in_every_bucket() {
@@ -181,18 +223,40 @@ fn memory_is_used_as_it_is_given() {
     }
 }
 
-/// Rows of floats that end anywhere.
+/// Rows of floats that end anywhere, in sums and in tiles.
 #[test]
 fn floats_end_where_they_end() {
-    let Some(soft) = soft(Checks::Memory) else { return };
-    for (format, columns) in [(F16, 35), (F32, 6)] {
-        for prompts_from in [0, 3] {
-            let mut setup = Setup::new(2);
-            setup.prompts_from = Some(prompts_from);
-            let linear = Linear { weight: setup.matrix(format, 5, columns), bias: None };
-            let forward = super::Product { table: setup.table(columns), linear };
-            setup.batch(3);
-            setup.run(&soft, |to| forward.forward(to));
+    let memory = soft(Checks::Memory);
+    for (seed, format) in (1..).zip([F32, F16, Bf16]) {
+        for columns in [1, 7, 33, 100, 515] {
+            let mut setup = Setup::new(seed);
+            setup.prompts_from = Some(2);
+            let linear = linear(&mut setup, format, 19, columns, false);
+            let forward = Product { table: setup.table(columns), linear };
+            setup.batch(5);
+            check(&format!("{format}, {columns} columns"), &setup, &forward, &[of(format)]);
+            if let Some(soft) = memory.as_ref().filter(|_| columns == 33) {
+                setup.run(soft, |to| forward.forward(to));
+            }
+        }
+    }
+}
+
+/// A few blocks a row, and so many that each lane has several.
+#[test]
+fn prompts_of_every_length() {
+    for (seed, format) in (1..).zip(Format::ALL) {
+        for (columns, rows, tokens) in [(96, 130, 3), (576, 70, 33), (2048, 20, 9)] {
+            if format.row_bytes(columns as usize).is_none() {
+                continue;
+            }
+            let mut setup = Setup::new(seed);
+            setup.prompts_from = Some(1);
+            let linear = linear(&mut setup, format, rows, columns, true);
+            let forward = Product { table: setup.table(columns), linear };
+            setup.batch(tokens);
+            let name = format!("{format} {rows} x {columns}, {tokens} tokens, one exact");
+            check(&name, &setup, &forward, &[of(format)]);
         }
     }
 }
