@@ -5,7 +5,6 @@
 //! what [`crate::rope_kv`] does is done by the launch that attends.
 use super::CHUNK_POSITIONS;
 use crate::gpu::Variants;
-use crate::inputs::EXACT;
 use crate::record::{Fresh, GROUP_THREADS, Grid, Operand, Recorder, RowsOf, Tensor, read, write};
 use crate::rope_kv::HEAD;
 use crate::write_kv::CACHE;
@@ -33,7 +32,9 @@ const CHUNK_GROUPS_MAX: u32 = 64;
 /// Steps of more tokens, or whose partial results would take more memory, have no partial results.
 const SPLIT_TOKENS_MAX: u32 = 32;
 const PARTIAL_BYTES_MAX: u64 = 64 << 20;
-/// A row's numbers and positions of the product of matrices; positions of a block are whole tiles.
+/// The count of tokens that continue an answer, see [`crate::Inputs::counts`].
+const COUNT_OF_EXACT: u32 = 3;
+/// Rows, numbers and positions of a product of matrices; positions of a block are whole tiles.
 const TILE: u32 = 8;
 /// Larger heads' sums would not fit in registers.
 const PROMPT_HEAD_DIM_MAX: u32 = 256;
@@ -122,7 +123,7 @@ fn call<'a>(to: &Recorder<'_>, attention: &'a Attention, fresh: Option<&Fresh>) 
         kv_heads: attention.kv_heads,
         blocks,
         window: attention.window.unwrap_or(u32::MAX),
-        count_index: if takes_prompts(to, attention) { EXACT as u32 } else { 0 },
+        count_index: if takes_prompts(to, attention) { COUNT_OF_EXACT } else { 0 },
         // A window of whole chunks may begin and end inside of one.
         slots: attention.window.map_or(chunks, |window| {
             chunks.min(window.div_ceil(CHUNK_POSITIONS).saturating_add(1))

@@ -8,7 +8,6 @@ use crate::{Activation, KvFormat, Ops, Weight, sample};
 use hal::{Device, Error};
 use msl::{Checks, Schedule, Soft, SoftOptions};
 
-#[expect(clippy::print_stderr, reason = "a skip is said")]
 fn open(checks: Checks) -> Option<Soft> {
     match Soft::open(SoftOptions { schedule: Schedule::Random(3), checks }) {
         Err(Error::Unavailable { reason, .. }) => {

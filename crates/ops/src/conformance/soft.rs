@@ -26,7 +26,6 @@ pub(super) fn subjects() -> Vec<Subject> {
     SCHEDULES.iter().zip(opened).map(subject).collect()
 }
 
-#[expect(clippy::print_stderr, reason = "a skip is said")]
 fn open(schedule: Schedule) -> Option<Soft> {
     match Soft::open(SoftOptions { schedule, checks: Checks::None }) {
         Err(Error::Unavailable { reason, .. }) => {

@@ -13,7 +13,7 @@ inline float sum_of_group(float own, threadgroup float* partial, ushort lane, us
 }
 
 // A threadgroup normalizes one group of a row.
-kernel void norm(
+kernel void normalize(
     device const uint* counts [[buffer(0)]],
     device const float* x [[buffer(1)]],      // (rows, columns)
     device float* y [[buffer(2)]],            // (rows, columns)

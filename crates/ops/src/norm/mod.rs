@@ -18,7 +18,7 @@ pub static NORM: hal::Program = hal::Program {
     host: Some(cpu::norm),
     gpu: Some(hal::Gpu {
         texts: &[Args::MSL, hal::msl!("kernel.metal")],
-        entry: "norm",
+        entry: "normalize",
         constants: &[],
     }),
 };
