@@ -76,3 +76,17 @@ fn positions_are_added() {
         check(&format!("positions {format}"), &setup, &Positions(table, positions), ROUNDING);
     }
 }
+
+/// Address spaces, NVIDIA's compiler and AMD's.
+#[test]
+fn every_compiler_takes_the_kernels() {
+    let format = hal::Value::Uint(Format::Q5K as u32);
+    let constants = vec![hal::FunctionConstant { index: 0, value: format }].leak();
+    for entry in ["embed", "positions"] {
+        let gpu = hal::Gpu { texts: super::gpu::TEXTS, entry, constants };
+        match msl::check(&gpu) {
+            Ok(missing) => missing.iter().for_each(|line| eprintln!("SKIPPED: {line}")),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

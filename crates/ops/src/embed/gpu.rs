@@ -14,7 +14,8 @@ hal::args! {
     }
 }
 
-const TEXTS: &[Text] = &[FORMATS, TableArgs::MSL, hal::msl!("kernel.metal")];
+/// Of both kernels.
+pub(super) const TEXTS: &[Text] = &[FORMATS, TableArgs::MSL, hal::msl!("kernel.metal")];
 
 /// Spans: as [`super::EMBED`].
 pub(super) static EMBED: Variants = Variants::new("embed", TEXTS);
