@@ -101,6 +101,12 @@ impl Kernels {
         self.entries.iter().find(|facts| facts.name == entry)
     }
 
+    /// Bytes of the image of a kernel's constants, and the alignment of what each of its buffers points to.
+    #[must_use]
+    pub fn layout(&self, entry: &str) -> Option<(usize, [u32; 32])> {
+        self.facts(entry).map(|facts| (facts.args_bytes, facts.align))
+    }
+
     /// Runs all threadgroups of `job`; `buffers` are its arguments by their index.
     ///
     /// # Errors
