@@ -1,6 +1,6 @@
 //! `check`: everything, one line a step, the skips last.
 use crate::process::{cargo, run as run_command, succeeds};
-use crate::{arm, darwin, models, setup, tidy};
+use crate::{arm, darwin, fake, models, setup, tidy};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -57,6 +57,7 @@ const STEPS: &[Step] = &[
         Ok(None) => Ok(Outcome::default()),
         Err(missing) => listed(vec![missing]),
     }),
+    ("the Metal driver on a fake Metal", metal_on_fake),
     ("licences", licences),
     ("cross build for the Mac", || listed(darwin::check()?)),
 ];
@@ -102,6 +103,23 @@ pub(crate) fn run() -> Result<()> {
         println!("{} passed, {} failed, {skipped} skipped", tests.passed, tests.failed);
     }
     failed.map_or(Ok(()), Err)
+}
+
+fn metal_on_fake() -> Result<Outcome> {
+    if let Some(missing) = fake::missing() {
+        return listed(vec![missing]);
+    }
+    fake::lint()?;
+    tests(&mut fake::driver_tests())
+}
+
+/// That step alone.
+pub(crate) fn fake() -> Result<()> {
+    let outcome = metal_on_fake()?;
+    outcome.skips.iter().for_each(|skip| println!("skipped: {skip}"));
+    let tests = outcome.tests.context("nothing was tested")?;
+    println!("{} passed, {} failed", tests.passed, tests.failed);
+    if tests.failed > 0 { bail!("the Metal driver failed") } else { Ok(()) }
 }
 
 fn listed(skips: Vec<String>) -> Result<Outcome> {

@@ -5,6 +5,7 @@ mod arm;
 mod bench;
 mod check;
 mod darwin;
+mod fake;
 mod golden;
 mod models;
 mod msl;
@@ -24,7 +25,8 @@ usage: cargo xtask TASK
   models   downloads the real models that tests use into the user's cache directory
   msl      what every compiler and sanitizer says of FILE.metal, a file of kernels; without FILE how to run one
   tidy     the rules of DESIGN.md that a program can check
-  cross    lints and links for aarch64-apple-darwin, against stubs of its libraries
+  cross    lints for aarch64-apple-darwin, links for it and x86_64-apple-darwin, against stubs of their libraries
+  fake     lints and tests the Metal driver on Linux, on crates/fake-metal in place of Apple's frameworks
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
 ";
@@ -54,6 +56,7 @@ fn run() -> Result<()> {
         "msl" => msl::run(options),
         "models" => report(&models::run()?),
         "tidy" => tidy::run(),
+        "fake" => check::fake(),
         "cross" => report(&darwin::check()?),
         "golden" => golden::run(),
         "help" | "--help" | "-h" => {

@@ -51,6 +51,12 @@ const NEEDS: &[Need] = &[
         from: Source::Rustup(&["target", "add", darwin::TARGET]),
     },
     Need {
+        name: "the standard library for x86_64-apple-darwin",
+        needed_by: "the cross build for Intel Macs",
+        present: || std_present(darwin::INTEL),
+        from: Source::Rustup(&["target", "add", darwin::INTEL]),
+    },
+    Need {
         name: "the standard library for aarch64-unknown-linux-musl",
         needed_by: "the tests of kernels for Arm",
         present: arm::has_std,

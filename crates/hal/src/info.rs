@@ -52,6 +52,8 @@ pub struct Info {
     pub kind: Kind,
     /// As the vendor calls it.
     pub name: String,
+    /// The system that drives it and its version, or empty where they decide nothing.
+    pub system: String,
     /// What it can address, in bytes.
     pub memory_bytes: u64,
     /// Whether it shares memory with the host, so that a mapped file needs no copy.
@@ -74,6 +76,7 @@ impl Info {
         Self {
             kind,
             name: kind.name().to_owned(),
+            system: String::new(),
             memory_bytes: 0,
             unified: true,
             threads: 0,

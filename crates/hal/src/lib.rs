@@ -10,6 +10,7 @@ pub mod cpu;
 mod gpu;
 mod hazards;
 mod info;
+mod metal;
 pub mod null;
 mod open;
 mod slots;
@@ -18,7 +19,8 @@ pub use commands::{Command, Commands, Launch, Span};
 pub use gpu::{FunctionConstant, Gpu, Text, Value};
 pub use hazards::barriers;
 pub use info::{Info, Kind, MatrixUnits, Row};
-pub use open::{Selection, open, probe};
+pub use metal::MetalOptions;
+pub use open::{OpenOptions, Selection, open, probe};
 pub use slots::{Id, Slots, next_owner};
 
 use std::fmt;
@@ -136,6 +138,9 @@ pub enum Error {
     /// The device is in no state to go on: open it anew.
     #[error("device {device} failed: {reason}")]
     Lost { device: String, reason: String },
+    /// This work failed and its results are void; the device goes on.
+    #[error("work on {device} failed: {reason}")]
+    Failed { device: String, reason: String },
     /// The request can never work on this device.
     #[error("{device}: {what} is not supported")]
     Unsupported { device: String, what: String },

@@ -69,6 +69,7 @@ pub(crate) fn json_of(row: &Row) -> Value {
         "available": info.is_some(),
         "why_not": row.device.as_ref().err(),
         "name": info.map(|info| &info.name),
+        "system": info.map(|info| &info.system),
         "memory_bytes": info.map(|info| info.memory_bytes),
         "unified_memory": info.map(|info| info.unified),
         "threads": info.map(|info| info.threads),

@@ -60,6 +60,7 @@ fn report(arguments: &DoctorArguments, environment: &Environment) -> (Value, boo
         "device": {
             "auto": chosen.map_or("none", |info| info.kind.name()),
             "name": chosen.map(|info| &info.name),
+            "system": chosen.map(|info| &info.system).filter(|system| !system.is_empty()),
             "passed_over": passed_over,
         },
         "cpu": processor(&cpu),

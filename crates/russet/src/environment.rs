@@ -3,10 +3,15 @@ use crate::store::{self, Sources, Store};
 use anyhow::Context as _;
 use std::path::PathBuf;
 
+/// The system's place for caches, in a home directory.
+const CACHE: &str = if cfg!(target_vendor = "apple") { "Library/Caches" } else { ".cache" };
+
 /// What the environment says.
 #[derive(Clone, Debug)]
 pub(crate) struct Environment {
     pub(crate) store_root: Option<PathBuf>,
+    /// What can be made again.
+    pub(crate) cache_root: Option<PathBuf>,
     pub(crate) sources: Sources,
 }
 
@@ -21,6 +26,9 @@ impl Environment {
                 path("XDG_DATA_HOME"),
                 std::env::home_dir(),
             ),
+            cache_root: path("XDG_CACHE_HOME")
+                .or_else(|| Some(std::env::home_dir()?.join(CACHE)))
+                .map(|cache| cache.join("russet")),
             sources: Sources {
                 hub_endpoint: text("HF_ENDPOINT"),
                 hub_token: text("HF_TOKEN"),

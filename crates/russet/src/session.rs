@@ -5,6 +5,7 @@ use crate::store::Terminal;
 use anyhow::Context as _;
 use engine::{Engine, Options, Params, context_that_fits};
 use hal::cpu::CpuOptions;
+use hal::{MetalOptions, OpenOptions};
 use model::Model;
 use model::chat::{ChatTemplate, LocalTime, Message};
 use model::gguf::Gguf;
@@ -44,7 +45,13 @@ impl Session {
         let path = find(&arguments.model, environment)?;
         let gguf = Gguf::open(&path)?;
         let threads = arguments.threads.map(|threads| threads as usize);
-        let selection = hal::open(&arguments.device, CpuOptions { threads })?;
+        let options = OpenOptions {
+            cpu: CpuOptions { threads },
+            metal: MetalOptions {
+                cache: environment.cache_root.as_ref().map(|root| root.join("metal")),
+            },
+        };
+        let selection = hal::open(&arguments.device, &options)?;
         if arguments.device == "auto" {
             say_what_was_passed_over(&selection);
         }

@@ -1,87 +1,162 @@
-//! The cross build for Apple silicon: the lints of the Mac target, and a link of the whole binary
-//! against stubs that list the system symbols it may use.
+//! The cross build for Macs: the lints of the target, and a link of the whole binary against stubs that list the system's
+//! symbols it may use.
 use crate::process::{cargo, root, run, std_present};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Apple silicon.
 pub(crate) const TARGET: &str = "aarch64-apple-darwin";
+/// Macs of before: the binary links and says why it uses their GPU or not.
+pub(crate) const INTEL: &str = "x86_64-apple-darwin";
 
-/// One a line: every symbol of the system's library that the binary may use. A name that is not
-/// in macOS does not belong here: the list is what makes the link a check.
-const SYMBOLS: &str = include_str!("darwin-symbols.txt");
+/// The oldest system with the language of our GPU kernels.
+const DEPLOYMENT_TARGET: &str = "14.0";
+
+/// A library of the system, where it lies there and in an SDK, and every symbol of it that the binary may use, one a
+/// line. A name that is not in macOS does not belong here: the lists are what makes the link a check.
+///
+/// Classes and selectors of Objective-C are looked up when the binary runs, so that no link sees them.
+struct Library {
+    stub: &'static str,
+    installed: &'static str,
+    symbols: &'static str,
+    /// What only its Intel half has.
+    symbols_intel: &'static str,
+}
+
+const LIBRARIES: &[Library] = &[
+    Library {
+        stub: "usr/lib/libSystem.tbd",
+        installed: "/usr/lib/libSystem.B.dylib",
+        symbols: include_str!("libSystem.txt"),
+        symbols_intel: include_str!("libSystem-x86_64.txt"),
+    },
+    // The standard library asks for these by name.
+    Library {
+        stub: "usr/lib/libc.tbd",
+        installed: "/usr/lib/libSystem.B.dylib",
+        symbols: "",
+        symbols_intel: "",
+    },
+    Library {
+        stub: "usr/lib/libm.tbd",
+        installed: "/usr/lib/libSystem.B.dylib",
+        symbols: "",
+        symbols_intel: "",
+    },
+    Library {
+        stub: "usr/lib/libiconv.tbd",
+        installed: "/usr/lib/libiconv.2.dylib",
+        symbols: "",
+        symbols_intel: "",
+    },
+    Library {
+        stub: "usr/lib/libobjc.tbd",
+        installed: "/usr/lib/libobjc.A.dylib",
+        symbols: include_str!("libobjc.txt"),
+        symbols_intel: include_str!("libobjc-x86_64.txt"),
+    },
+    Library {
+        stub: "System/Library/Frameworks/Metal.framework/Metal.tbd",
+        installed: "/System/Library/Frameworks/Metal.framework/Versions/A/Metal",
+        symbols: include_str!("Metal.txt"),
+        symbols_intel: "",
+    },
+    Library {
+        stub: "System/Library/Frameworks/Foundation.framework/Foundation.tbd",
+        installed: "/System/Library/Frameworks/Foundation.framework/Versions/C/Foundation",
+        symbols: "",
+        symbols_intel: "",
+    },
+    Library {
+        stub: "System/Library/Frameworks/CoreFoundation.framework/CoreFoundation.tbd",
+        installed: "/System/Library/Frameworks/CoreFoundation.framework/Versions/A/CoreFoundation",
+        symbols: "",
+        symbols_intel: "",
+    },
+];
 
 /// Lints and links. On a Mac the ordinary steps did both already.
 pub(crate) fn check() -> Result<Vec<String>> {
     if std::env::consts::OS == "macos" {
         return Ok(Vec::new());
     }
-    if !std_present(TARGET) {
-        return Ok(vec![format!("cross build for the Mac; try: rustup target add {TARGET}")]);
+    let mut skips = Vec::new();
+    for target in [TARGET, INTEL] {
+        if !std_present(target) {
+            skips.push(format!("cross build for {target}; try: rustup target add {target}"));
+            continue;
+        }
+        if target == TARGET {
+            run(cargo(["clippy", "--quiet", "--package", "russet", "--target", target])
+                .args(["--", "-D", "warnings"]))?;
+        }
+        // Without optimization: this is about symbols, and time counts.
+        let fast = [
+            "profile.dev.opt-level=0",
+            "profile.dev.debug=false",
+            "profile.dev.package.\"*\".opt-level=0",
+            "profile.dev.package.ops.opt-level=0",
+        ];
+        build(target, &fast.map(|setting| ["--config", setting]).concat())?;
     }
-    run(&mut cargo([
-        "clippy",
-        "--quiet",
-        "--package",
-        "russet",
-        "--target",
-        TARGET,
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    link(&write_stubs()?)?;
-    Ok(Vec::new())
+    Ok(skips)
 }
 
-/// Builds without optimization: this is about symbols, and time counts.
-fn link(sdk: &Path) -> Result<()> {
-    let sdk = sdk.to_str().context("the repository's path is no UTF-8")?;
-    let flags = ["-Clinker=rust-lld", "-Clinker-flavor=ld64.lld", "-Clink-arg=-syslibroot"];
-    let flags = format!("{}\u{1f}-Clink-arg={sdk}", flags.join("\u{1f}"));
-    run(cargo(["build", "--quiet", "--package", "russet", "--target", TARGET])
-        .args(["--config", "profile.dev.opt-level=0", "--config", "profile.dev.debug=false"])
-        .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
-        .args(["--config", "profile.dev.package.ops.opt-level=0"])
-        .env("SDKROOT", sdk)
-        .env("MACOSX_DEPLOYMENT_TARGET", "14.0")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags))
-    .context("the link for the Mac failed; a new system symbol belongs in darwin-symbols.txt")
+/// Builds the binary for a Mac. On a Mac with its own SDK and linker, elsewhere with the linker that comes with rustup
+/// against the stubs.
+pub(crate) fn build(target: &str, options: &[&str]) -> Result<()> {
+    let mut build = cargo(["build", "--quiet", "--package", "russet", "--target", target]);
+    build.args(options).env("MACOSX_DEPLOYMENT_TARGET", DEPLOYMENT_TARGET);
+    if std::env::consts::OS != "macos" {
+        let sdk = write_stubs()?;
+        let sdk = sdk.to_str().context("the repository's path is no UTF-8")?;
+        let flags = ["-Clinker=rust-lld", "-Clinker-flavor=ld64.lld", "-Clink-arg=-syslibroot"];
+        let flags = format!("{}\u{1f}-Clink-arg={sdk}", flags.join("\u{1f}"));
+        build.env("SDKROOT", sdk).env("CARGO_ENCODED_RUSTFLAGS", flags);
+    }
+    run(&mut build)
+        .context("the link for the Mac failed; a new system symbol belongs in xtask/src/darwin")
 }
 
 /// Writes a stand-in for Apple's SDK: names of symbols and nothing else.
 fn write_stubs() -> Result<PathBuf> {
     let sdk = root().join("target/darwin-sdk");
-    let lib = sdk.join("usr/lib");
-    fs::create_dir_all(&lib)?;
-    // The standard library asks for the first three by name and for the last out of habit.
-    for (name, install_name) in [
-        ("libSystem", "/usr/lib/libSystem.B.dylib"),
-        ("libc", "/usr/lib/libSystem.B.dylib"),
-        ("libm", "/usr/lib/libSystem.B.dylib"),
-        ("libiconv", "/usr/lib/libiconv.2.dylib"),
-    ] {
-        let symbols: Vec<&str> =
-            if name == "libSystem" { SYMBOLS.lines().collect() } else { Vec::new() };
-        fs::write(lib.join(format!("{name}.tbd")), stub(install_name, &symbols))?;
+    for library in LIBRARIES {
+        let path = sdk.join(library.stub);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
+        let text = stub(library);
+        // Left alone when it is the same, so that cargo does not link anew.
+        if fs::read_to_string(&path).is_ok_and(|found| found == text) {
+            continue;
+        }
+        fs::write(path, text)?;
     }
     Ok(sdk)
 }
 
 /// A text-based stub, version 4, as the linkers of LLVM and Apple read it.
-fn stub(install_name: &str, symbols: &[&str]) -> String {
-    let exports = if symbols.is_empty() {
-        String::new()
-    } else {
-        let names: Vec<String> = symbols.iter().map(|symbol| format!("'{symbol}'")).collect();
-        format!(
-            "exports:\n  - targets:         [ arm64-macos ]\n    symbols:         [ {} ]\n",
-            names.join(", ")
-        )
+fn stub(library: &Library) -> String {
+    const TARGETS: &str = "[ arm64-macos, x86_64-macos ]";
+    let exports = |targets: &str, symbols: &str| {
+        let names: Vec<String> = symbols.lines().map(|symbol| format!("'{symbol}'")).collect();
+        let names = names.join(", ");
+        format!("  - targets:         {targets}\n    symbols:         [ {names} ]\n")
     };
+    let mut exported = String::new();
+    for (targets, symbols) in
+        [(TARGETS, library.symbols), ("[ x86_64-macos ]", library.symbols_intel)]
+    {
+        if !symbols.is_empty() {
+            exported += &exports(targets, symbols);
+        }
+    }
+    let exports = if exported.is_empty() { exported } else { format!("exports:\n{exported}") };
     format!(
-        "--- !tapi-tbd\ntbd-version:     4\ntargets:         [ arm64-macos ]\n\
-         install-name:    '{install_name}'\ncurrent-version: 1\ncompatibility-version: 1\n\
-         {exports}...\n"
+        "--- !tapi-tbd\ntbd-version:     4\ntargets:         {TARGETS}\n\
+         install-name:    '{}'\ncurrent-version: 1\ncompatibility-version: 1\n\
+         {exports}...\n",
+        library.installed
     )
 }

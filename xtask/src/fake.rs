@@ -1,0 +1,137 @@
+//! The Metal driver on Linux: the real driver, built against crates/fake-metal in place of Apple's frameworks, and its tests.
+use crate::process::{cargo, output, root, run};
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Why the step cannot run here; None where it can.
+pub(crate) fn missing() -> Option<String> {
+    if std::env::consts::OS != "linux" {
+        return Some("the Metal driver on the fake Metal, which is for Linux".to_owned());
+    }
+    msl::clang().err().map(|error| format!("the Metal driver on the fake Metal: {error}"))
+}
+
+/// Prepares the build; then lints what only it compiles.
+pub(crate) fn lint() -> Result<()> {
+    prepare()?;
+    let lint = ["clippy", "--quiet", "--package", "hal", "--all-targets", "--", "-D", "warnings"];
+    run(&mut in_tree(&lint))
+}
+
+/// The tests of the driver.
+pub(crate) fn driver_tests() -> Command {
+    in_tree(&[
+        "test",
+        "--package",
+        "hal",
+        "--lib",
+        "--no-fail-fast",
+        "--",
+        "--show-output",
+        "metal::",
+        "open::",
+    ])
+}
+
+fn folder() -> PathBuf {
+    root().join("target/fake-metal")
+}
+
+/// Cargo in a copy of the workspace's root, whose lock file may name the patched crate.
+fn in_tree(args: &[&str]) -> Command {
+    let lib = folder().join("lib");
+    let lib = lib.display();
+    let flags = [
+        "--cfg",
+        "fake_metal",
+        &format!("-Lnative={lib}"),
+        &format!("-Clink-arg=-Wl,-rpath,{lib}"),
+    ]
+    .join("\u{1f}");
+    let mut command = cargo(args);
+    command
+        .current_dir(folder().join("tree"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .env("CARGO_TARGET_DIR", folder().join("build"));
+    command
+}
+
+fn prepare() -> Result<()> {
+    patched_crate()?;
+    tree()?;
+    run(&mut cargo(["build", "--quiet", "--package", "fake-metal"]))?;
+    let lib = folder().join("lib");
+    fs::create_dir_all(&lib)?;
+    let built = root().join("target/debug/libfake_metal.so");
+    fs::copy(&built, lib.join("libobjc.so")).with_context(|| built.display().to_string())?;
+    // Foundation has another name there; one library is both.
+    written(&lib.join("libgnustep-base.so"), "INPUT(libobjc.so)\n")
+}
+
+/// objc2-metal asks to be linked with a framework, which exists on Apple's systems only: a copy without that line.
+fn patched_crate() -> Result<()> {
+    let metadata = output(&mut cargo(["metadata", "--format-version=1", "--locked"]))?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
+    let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
+    let found = packages.iter().find(|package| package["name"] == "objc2-metal");
+    let manifest = found.and_then(|package| package["manifest_path"].as_str());
+    let from = Path::new(manifest.context("objc2-metal is no dependency")?);
+    let from = from.parent().context("a manifest without a folder")?;
+    let to = folder().join("objc2-metal");
+    copy(from, &to)?;
+    let path = to.join("src/generated/mod.rs");
+    let line = "#[link(name = \"Metal\", kind = \"framework\")]";
+    let text = fs::read_to_string(from.join("src/generated/mod.rs"))?;
+    if !text.contains(line) {
+        bail!("{} has no line {line}: it changed", path.display());
+    }
+    written(&path, &text.replace(line, ""))
+}
+
+/// Copies what is not the same already, so that cargo sees no change where there is none.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else if !target.exists() {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The workspace's root with links to its folders, the patch in its manifest and a lock file of its own.
+fn tree() -> Result<()> {
+    let tree = folder().join("tree");
+    fs::create_dir_all(&tree)?;
+    for name in ["crates", "xtask", "fixtures", "clippy.toml", "rustfmt.toml"] {
+        let link = tree.join(name);
+        if !link.exists() {
+            symlink(root().join(name), &link).with_context(|| link.display().to_string())?;
+        }
+    }
+    let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
+    let patch = "\n[patch.crates-io]\nobjc2-metal = { path = \"../objc2-metal\" }\n";
+    written(&tree.join("Cargo.toml"), &(manifest + patch))?;
+    let lock = fs::read_to_string(root().join("Cargo.lock"))?;
+    // Cargo adapts the lock file to the patch; it starts anew when ours changes.
+    if fs::read_to_string(tree.join("Cargo.lock.from")).is_ok_and(|from| from == lock) {
+        return Ok(());
+    }
+    fs::write(tree.join("Cargo.lock"), &lock)?;
+    written(&tree.join("Cargo.lock.from"), &lock)
+}
+
+fn written(path: &Path, text: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    fs::write(path, text).with_context(|| path.display().to_string())
+}
