@@ -106,6 +106,9 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn metal_on_fake() -> Result<Outcome> {
+    if !fake::NEEDED {
+        return Ok(Outcome::default());
+    }
     if let Some(missing) = fake::missing() {
         return listed(vec![missing]);
     }

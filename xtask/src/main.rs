@@ -5,6 +5,7 @@ mod arm;
 mod bench;
 mod check;
 mod darwin;
+mod dist;
 mod fake;
 mod golden;
 mod models;
@@ -26,6 +27,7 @@ usage: cargo xtask TASK
   msl      what every compiler and sanitizer says of FILE.metal, a file of kernels; without FILE how to run one
   tidy     the rules of DESIGN.md that a program can check
   cross    lints for aarch64-apple-darwin, links for it and x86_64-apple-darwin, against stubs of their libraries
+  dist     the release binaries for this machine and for Macs, with their SHA-256; --help says where
   fake     lints and tests the Metal driver on Linux, on crates/fake-metal in place of Apple's frameworks
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
@@ -44,7 +46,9 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let tasks: Vec<String> = std::env::args().skip(1).collect();
     let (task, options) = match tasks.as_slice() {
-        [task, options @ ..] if options.is_empty() || matches!(task.as_str(), "bench" | "msl") => {
+        [task, options @ ..]
+            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl") =>
+        {
             (task, options)
         }
         _ => bail!("expected one task\n\n{USAGE}"),
@@ -56,6 +60,7 @@ fn run() -> Result<()> {
         "msl" => msl::run(options),
         "models" => report(&models::run()?),
         "tidy" => tidy::run(),
+        "dist" => dist::dist(options),
         "fake" => check::fake(),
         "cross" => report(&darwin::check()?),
         "golden" => golden::run(),

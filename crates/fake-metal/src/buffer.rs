@@ -13,8 +13,8 @@ class!(BUFFER, c"MTLBuffer", [], ["length" => length, "contents" => contents]);
 
 /// What committed work will write reads as this until the work has ended: NaN, and no token.
 const POISON: u8 = 0xff;
-/// Pages of Apple silicon.
-const PAGE_BYTES: usize = 16 << 10;
+/// Of Linux on x86-64.
+const PAGE_BYTES: usize = 4096;
 /// `MTLResourceStorageModeMask`, of which shared is 0.
 const STORAGE: usize = 0xf0;
 const UNTRACKED: usize = 0x100;

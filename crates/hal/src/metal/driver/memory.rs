@@ -16,8 +16,12 @@ use std::sync::Arc;
 pub(super) type Buffer = ProtocolObject<dyn MTLBuffer>;
 type Mapping = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Pages of Apple's processors, and a multiple of those of Intel's: what `newBufferWithBytesNoCopy` asks for.
-const PAGE_BYTES: usize = 16 << 10;
+/// A page of this system, 16 KiB on Apple silicon: what `newBufferWithBytesNoCopy` asks for.
+fn page_bytes() -> usize {
+    // SAFETY: asks for a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(1).max(1)
+}
 
 /// Shared with the processor; order between command buffers is kept by a fence, not by tracking each buffer.
 fn options() -> MTLResourceOptions {
@@ -90,7 +94,7 @@ impl Block {
                 let contents = (*mapping).as_ref();
                 let bytes = contents.len() as u64;
                 let mut block = block(bytes, false);
-                let aligned = contents.as_ptr().addr().is_multiple_of(PAGE_BYTES);
+                let aligned = contents.as_ptr().addr().is_multiple_of(page_bytes());
                 if aligned && bytes > 0 {
                     block.mapping = Some(Arc::clone(&mapping));
                     if bytes > most || block.map(device, 0, bytes).is_ok() {
@@ -134,7 +138,7 @@ impl Block {
         let release = RcBlock::new(move |_: NonNull<c_void>, _: usize| {
             let _: &Mapping = &kept;
         });
-        let whole = length(bytes).next_multiple_of(PAGE_BYTES);
+        let whole = length(bytes).next_multiple_of(page_bytes());
         // SAFETY: the pages lie in the mapping, which the block keeps, and kernels only read what is not writable:
         // `prepare` checks that no launch declares a write, and its caller vouches for the declaration.
         let buffer = unsafe {
@@ -161,7 +165,7 @@ impl Block {
         if let Some(found) = self.windows.iter().position(holds) {
             return Ok((found, false));
         }
-        let page = PAGE_BYTES as u64;
+        let page = page_bytes() as u64;
         let most = most_bytes(device);
         let first = offset / page * page;
         let long = most.min(self.bytes - first);
@@ -193,7 +197,7 @@ impl Block {
 
 /// Whole pages that one buffer can hold.
 fn most_bytes(device: &ProtocolObject<dyn MTLDevice>) -> u64 {
-    (device.maxBufferLength() / PAGE_BYTES * PAGE_BYTES) as u64
+    (device.maxBufferLength() / page_bytes() * page_bytes()) as u64
 }
 
 fn start(buffer: &Buffer) -> *mut u8 {

@@ -232,7 +232,7 @@ const CASES: &[Case] = &[
         drop(unsafe { Retained::from_raw(Retained::as_ptr(&program.x).cast_mut()) });
         commands.waitUntilCompleted();
     }),
-    ("both must be multiples of 16384", |program| {
+    ("both must be multiples of 4096", |program| {
         let bytes = [0_u8; 64];
         let (pointer, options) = (NonNull::from(&bytes).cast(), MTLResourceOptions::empty());
         // SAFETY: none of this is right.
