@@ -1,11 +1,11 @@
 //! The Metal driver on Linux: the real driver, built against crates/fake-metal in place of Apple's frameworks, and its tests.
-use crate::process::{cargo, output, root, run};
+use crate::process::{QUICK, cargo, output, root, run};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// On a Mac the ordinary tests run the driver, on its own Metal.
 pub(crate) const NEEDED: bool = cfg!(target_os = "linux");
@@ -37,6 +37,95 @@ pub(crate) fn driver_tests() -> Command {
     ])
 }
 
+/// Tiny models of several blocks, tokenizers and formats.
+const MODELS: &[&str] =
+    &["llama-f16", "llama-q4_0", "llama-q4_k", "llama-q8_0", "gemma3", "qwen3", "gpt2", "phi3"];
+
+/// What a fault makes of a run: the environment's word for it, and what the user must read.
+const FAULTS: &[(&str, &str)] = &[
+    ("alloc:0", "out of memory on metal"),
+    ("pipeline:0", "does not compile for metal"),
+    ("command-buffer:0:2", "the GPU took too long"),
+    ("command-buffer:0:8", "out of memory on metal"),
+    ("command-buffer:1:3", "a kernel left its memory"),
+];
+
+/// The whole binary on the fake: the tokens of the CPU device, and faults that end a run with a reason and no leak.
+/// Returns what was skipped.
+pub(crate) fn end_to_end() -> Result<Vec<String>> {
+    run(&mut in_tree(&["build", "--quiet", "--package", "russet"]))?;
+    let tiny = |name: &&str| root().join(format!("fixtures/models/tiny/{name}.gguf"));
+    for model in MODELS.iter().map(tiny) {
+        let on_cpu = answer(&model, "cpu", &[])?;
+        let on_metal = answer(&model, "metal", &[])?;
+        if on_metal.said.contains("it has no GPU kernel") {
+            let why = on_metal.said.lines().last().unwrap_or_default();
+            return Ok(vec![format!("the whole binary on a fake Metal: {why}")]);
+        }
+        let (expected, found) = (on_cpu.tokens()?, on_metal.tokens()?);
+        if expected != found {
+            bail!("{}: the CPU answers {expected}, Metal {found}", model.display());
+        }
+    }
+    let Some(model) = MODELS.first().map(tiny) else { return Ok(Vec::new()) };
+    for (fault, reason) in FAULTS {
+        let failed = answer(&model, "metal", &[("FAKE_METAL_FAULT", fault)])?;
+        // Status 97 would be a leak, none a crash.
+        if failed.status != Some(1) || !failed.said.contains(reason) {
+            bail!(
+                "{fault} ended with {:?} and not with {reason:?}:\n{}",
+                failed.status,
+                failed.said
+            );
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// How a run ended.
+struct Answer {
+    status: Option<i32>,
+    said: String,
+    receipt: Option<Value>,
+}
+
+impl Answer {
+    /// All tokens, of the prompt and of the answer.
+    fn tokens(&self) -> Result<&Value> {
+        let receipt = self.receipt.as_ref().filter(|_| self.status == Some(0));
+        Ok(&receipt.with_context(|| format!("the run failed: {}", self.said))?["tokens"])
+    }
+}
+
+fn answer(model: &Path, device: &str, environment: &[(&str, &str)]) -> Result<Answer> {
+    let receipt = folder().join("receipt.json");
+    drop(fs::remove_file(&receipt));
+    let mut run = Command::new(folder().join("build/debug/russet"));
+    run.args([
+        "run",
+        "Once upon a time",
+        "--raw",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "8",
+        "--ctx",
+        "64",
+        "--device",
+        device,
+    ])
+    .arg("--model")
+    .arg(model)
+    .arg("--receipt")
+    .arg(&receipt)
+    .envs(environment.iter().copied())
+    .stdin(Stdio::null());
+    let output = run.output().with_context(|| format!("{run:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    let receipt = fs::read(&receipt).ok().map(|json| serde_json::from_slice(&json)).transpose()?;
+    Ok(Answer { status: output.status.code(), said, receipt })
+}
+
 fn folder() -> PathBuf {
     root().join("target/fake-metal")
 }
@@ -52,7 +141,8 @@ fn in_tree(args: &[&str]) -> Command {
         &format!("-Clink-arg=-Wl,-rpath,{lib}"),
     ]
     .join("\u{1f}");
-    let mut command = cargo(args);
+    let mut command = cargo(QUICK);
+    command.args(args);
     command
         .current_dir(folder().join("tree"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags)

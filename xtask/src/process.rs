@@ -24,6 +24,18 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comma
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), args)
 }
 
+/// Options before cargo's command: for builds that only have to link, or run tiny models.
+pub(crate) const QUICK: [&str; 8] = [
+    "--config",
+    "profile.dev.opt-level=0",
+    "--config",
+    "profile.dev.debug=false",
+    "--config",
+    "profile.dev.package.\"*\".opt-level=0",
+    "--config",
+    "profile.dev.package.ops.opt-level=0",
+];
+
 /// Runs it with our own output streams; a failure names the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;

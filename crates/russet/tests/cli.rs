@@ -180,7 +180,7 @@ fn mistakes_end_with_a_message_that_names_the_thing_and_the_fix() {
         (&["--ctx", "many"], &["--ctx", "many"]),
         (&["--threads", "0"], &["--threads"]),
         (&["--device", "tpu"], &["tpu", "known are auto"]),
-        (&["--device", "metal"], &["metal", "Metal"]),
+        (&["--device", "metal:99"], &["metal", "Metal"]),
         (&["--temperature", "NaN"], &["temperature", "NaN", "0 or more"]),
         (&["--temperature=-1"], &["temperature", "-1", "0 or more"]),
         (&["--top-p", "2"], &["top_p", "2", "0 to 1"]),
@@ -395,7 +395,8 @@ fn the_answer_goes_to_standard_output_and_everything_else_does_not() {
     let Some(model) = smollm2("the answer's streams") else { return };
     let home = Home::new("run");
     let receipt = home.0.join("receipt.json");
-    let more = ["--receipt", receipt.to_str().unwrap(), "--logits-hash", "--seed", "7"];
+    let more =
+        ["--device", "cpu", "--receipt", receipt.to_str().unwrap(), "--logits-hash", "--seed", "7"];
     let output = home.output(short_run(&model, &more));
     let (answer, errors) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{errors}");

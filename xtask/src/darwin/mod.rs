@@ -1,6 +1,6 @@
 //! The cross build for Macs: the lints of the target, and a link of the whole binary against stubs that list the system's
 //! symbols it may use.
-use crate::process::{cargo, root, run, std_present};
+use crate::process::{QUICK, cargo, root, run, std_present};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -93,13 +93,7 @@ pub(crate) fn check() -> Result<Vec<String>> {
                 .args(["--", "-D", "warnings"]))?;
         }
         // Without optimization: this is about symbols, and time counts.
-        let fast = [
-            "profile.dev.opt-level=0",
-            "profile.dev.debug=false",
-            "profile.dev.package.\"*\".opt-level=0",
-            "profile.dev.package.ops.opt-level=0",
-        ];
-        build(target, &fast.map(|setting| ["--config", setting]).concat())?;
+        build(target, &QUICK)?;
     }
     Ok(skips)
 }

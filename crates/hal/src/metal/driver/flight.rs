@@ -4,7 +4,7 @@ use super::memory::Block;
 use super::steps::{BUFFERS_MAX, Binding, Dispatch, Steps};
 use super::{IN_FLIGHT_MAX, Metal, State};
 use crate::{Error, Fence, Kernel, Prepared, Result, Timing};
-use objc2::rc::Retained;
+use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{
     MTLBarrierScope, MTLCommandBuffer, MTLCommandBufferError, MTLCommandBufferStatus,
@@ -136,8 +136,10 @@ impl Metal {
 
     fn end_first(&self, state: &mut State) {
         if let Some(flight) = state.flights.pop_front() {
-            flight.buffer.waitUntilCompleted();
-            state.ended(&flight);
+            autoreleasepool(|_| {
+                flight.buffer.waitUntilCompleted();
+                state.ended(&flight);
+            });
         }
     }
 

@@ -234,6 +234,11 @@ impl crate::Device for Metal {
                 Memory::Bytes(bytes) => *bytes,
                 Memory::Mapped(mapping) => (**mapping).as_ref().len() as u64,
             };
+            if needed > self.bytes_free(&state) && !state.graves.is_empty() {
+                // What was freed while work used it is free when that has ended.
+                let submitted = state.submitted;
+                self.end_until(&mut state, submitted);
+            }
             if needed > self.bytes_free(&state) {
                 return Err(self.out_of_memory(&state, needed));
             }

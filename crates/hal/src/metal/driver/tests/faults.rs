@@ -196,6 +196,35 @@ fn failing(lost: bool) {
 }
 
 #[test]
+fn a_read_finds_out_by_itself() {
+    let test = "faults::a_read_finds_out_by_itself";
+    let Some(output) = parent(test, &[("FAULT", "command-buffer:0:3")]) else {
+        let (device, commands, y) = ready();
+        device.submit(prepare(&*device, &commands).unwrap(), Timing::Off).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(device.read(y, &mut [0; 4]), Err(Error::Failed { .. })));
+        }
+        return;
+    };
+    succeeded(&output);
+}
+
+#[test]
+fn memory_that_work_still_uses_is_waited_for_when_it_is_needed() {
+    let test = "faults::memory_that_work_still_uses_is_waited_for_when_it_is_needed";
+    let Some(output) = parent(test, &[("MEMORY", "100000")]) else {
+        let device = metal().unwrap();
+        let (x, y) = (filled(&*device, &[3; 10_000]), filled(&*device, &[4; 10_000]));
+        let prepared = prepare(&*device, &launch(device.load(&ADD).unwrap(), x, y)).unwrap();
+        device.submit(prepared, Timing::Off).unwrap();
+        device.free(Handle::Buffer(x.buffer));
+        device.alloc(Memory::Bytes(50_000)).unwrap();
+        return assert_eq!(words(&*device, y), [7; 10_000]);
+    };
+    succeeded(&output);
+}
+
+#[test]
 fn a_timed_launch_that_fails_is_an_error_too() {
     let Some(output) = parent(
         "faults::a_timed_launch_that_fails_is_an_error_too",
