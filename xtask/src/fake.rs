@@ -22,9 +22,12 @@ pub(crate) fn lint() -> Result<()> {
     run(&mut in_tree(&lint))
 }
 
+/// Of the orders in which the driver's tests run.
+pub(crate) const SEEDS: [&str; 3] = ["1", "2", "3"];
+
 /// The tests of the driver.
-pub(crate) fn driver_tests() -> Command {
-    in_tree(&[
+pub(crate) fn driver_tests(seed: &str) -> Command {
+    let mut tests = in_tree(&[
         "test",
         "--package",
         "hal",
@@ -34,7 +37,9 @@ pub(crate) fn driver_tests() -> Command {
         "--show-output",
         "metal::",
         "open::",
-    ])
+    ]);
+    tests.env("FAKE_METAL_SEED", seed);
+    tests
 }
 
 /// Tiny models of several blocks, tokenizers and formats.

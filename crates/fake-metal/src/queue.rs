@@ -167,7 +167,11 @@ extern "C" fn new_encoder(this: &'static Object, _: Sel, dispatch_type: usize) -
     if std::mem::replace(&mut state.open, true) {
         misuse!("a second open encoder for one command buffer");
     }
-    encoder(this, buffer.retain, dispatch_type == CONCURRENT).autorelease()
+    let concurrent = dispatch_type == CONCURRENT;
+    if concurrent {
+        count("concurrent encoders");
+    }
+    encoder(this, buffer.retain, concurrent).autorelease()
 }
 
 /// An encoder has ended.

@@ -332,10 +332,11 @@ extern "C" fn class_isMetaClass(class: Option<&Class>) -> bool {
 }
 
 /// What the fake counted beside objects: name and number.
-pub(crate) static EVENTS: [(&str, AtomicU64); 5] = [
+pub(crate) static EVENTS: [(&str, AtomicU64); 6] = [
     ("command buffers", AtomicU64::new(0)),
     ("dispatches", AtomicU64::new(0)),
     ("barriers", AtomicU64::new(0)),
+    ("concurrent encoders", AtomicU64::new(0)),
     ("pipelines compiled", AtomicU64::new(0)),
     ("pipelines from archives", AtomicU64::new(0)),
 ];

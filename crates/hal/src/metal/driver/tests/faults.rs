@@ -326,6 +326,7 @@ fn a_step_is_one_command_buffer_with_the_fewest_barriers() {
     assert_eq!(counted(&report, "command buffers"), 1);
     assert_eq!(counted(&report, "dispatches"), 4);
     assert_eq!(counted(&report, "barriers"), 1);
+    assert_eq!(counted(&report, "concurrent encoders"), 1);
 }
 
 #[test]

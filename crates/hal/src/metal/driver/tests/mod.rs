@@ -224,6 +224,20 @@ fn variants_of_one_text_differ_by_their_constants() {
 }
 
 #[test]
+fn a_buffer_is_bound_again_where_constants_took_its_place() {
+    let Some(device) = metal() else { return };
+    let kernel = device.load(&ADD).unwrap();
+    let [x, y, z] = [3, 4, 5].map(|word| filled(&*device, &[word; 40]));
+    // The second argument is a span, then the constants of a fill, then the same span.
+    let mut commands = launch(kernel, x, y);
+    commands.list.push(Command::Fill { target: z, byte: 1 });
+    push(&mut commands, kernel, x, y);
+    run(&*device, &commands).unwrap();
+    assert_eq!(words(&*device, y), [10; 40]);
+    assert_eq!(words(&*device, z), [0x0101_0101; 40]);
+}
+
+#[test]
 fn threadgroups_share_memory() {
     let Some(device) = metal() else { return };
     let x = filled(&*device, &(0..1000).collect::<Vec<u32>>());
