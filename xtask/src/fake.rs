@@ -48,8 +48,9 @@ const MODELS: &[&str] =
 
 /// What a fault makes of a run: the environment's word for it, and what the user must read.
 const FAULTS: &[(&str, &str)] = &[
-    ("alloc:0", "out of memory on metal"),
-    ("pipeline:0", "does not compile for metal"),
+    // The first buffer is the file: what cannot be mapped is copied.
+    ("alloc:1", "out of memory on metal"),
+    ("library:0", "does not compile for metal"),
     ("command-buffer:0:2", "the GPU took too long"),
     ("command-buffer:0:8", "out of memory on metal"),
     ("command-buffer:1:3", "a kernel left its memory"),
