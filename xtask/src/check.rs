@@ -118,7 +118,7 @@ fn metal_on_fake() -> Result<Outcome> {
         outcome.add(tests(&mut fake::driver_tests(seed))?);
     }
     if outcome.tests.as_ref().is_none_or(|tests| tests.failed == 0) {
-        outcome.skips.extend(fake::end_to_end()?);
+        fake::end_to_end()?;
     }
     Ok(outcome)
 }

@@ -4,11 +4,11 @@
 //! [`Reference`] and, recorded once and submitted for every step, on each device. Memory that no op may read is filled
 //! with poison: NaN as a number, out of range as an index. Memory that no op may write must keep it.
 mod checked;
+mod gpus;
 mod layer;
 mod random;
 mod recording;
 mod setup;
-mod soft;
 mod stepwise;
 
 pub(crate) use random::{Random, random_row};
@@ -46,7 +46,7 @@ pub(crate) struct Subject {
     pub(crate) executes: bool,
 }
 
-/// Every device that opens here, opened anew (soft ones once a process): one that is lost takes no other case with it.
+/// Every device that opens here, opened anew (GPUs once a process): one that is lost takes no other case with it.
 /// A new device is one line.
 pub(crate) fn subjects() -> Vec<Subject> {
     let cpu = |threads| Subject {
@@ -59,14 +59,25 @@ pub(crate) fn subjects() -> Vec<Subject> {
     let stepwise = Box::new(stepwise::Stepwise::open());
     let stepwise = Subject { name: "cpu by commands".to_owned(), device: stepwise, executes: true };
     let mut subjects = vec![null, stepwise, cpu(1), cpu(2), cpu(3)];
-    subjects.extend(soft::subjects());
+    subjects.extend(gpus::subjects());
     subjects
 }
 
 /// Runs a case everywhere. `tolerances` has one entry per tensor that `forward` returns, or one for all.
 pub(crate) fn check(name: &str, setup: &Setup, forward: &impl Forward, tolerances: &[Tolerance]) {
+    check_on(setup.subjects(), name, setup, forward, tolerances);
+}
+
+/// As [`check`], on some devices.
+pub(crate) fn check_on(
+    subjects: Vec<Subject>,
+    name: &str,
+    setup: &Setup,
+    forward: &impl Forward,
+    tolerances: &[Tolerance],
+) {
     let expected = setup.expected(forward);
-    for subject in setup.subjects() {
+    for subject in subjects {
         let steps = setup.run(&*subject.device, |to| forward.forward(to));
         assert_eq!(steps.len(), expected.len());
         if !subject.executes {

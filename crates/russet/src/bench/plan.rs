@@ -1,6 +1,6 @@
 //! `russet bench --plan`: what a step consists of on a chip that need not be here, and what follows from published numbers.
 use super::chips::{self, Chip};
-use super::{Test, tests};
+use super::{Phase, Test, tests};
 use crate::args::BenchArguments;
 use crate::environment::Environment;
 use crate::session::find;
@@ -62,7 +62,7 @@ pub(super) fn plan(
     let chip = chips::find(&arguments.device)?;
     let kv = KvFormat::from(arguments.kv);
     let mut steps = Vec::new();
-    for test in tests(arguments).iter().filter(|test| test.phase == super::Phase::Decode) {
+    for test in tests(arguments).iter().filter(|test| test.phase == Phase::Decode) {
         steps.push(Step::new(|| open(&arguments.model, environment), test, kv)?);
     }
     if steps.is_empty() {
@@ -114,11 +114,12 @@ impl Step {
         };
         let summary = decode(&model)?;
         let layers = model.layers.len();
-        // What does not grow with the layers is not theirs.
-        model.layers.truncate(1);
+        // What does not grow with the layers is not theirs. The first half has every kind of layer that a model alternates.
+        model.layers.truncate(layers.div_ceil(2));
+        let others = (layers - model.layers.len()).max(1);
         let of_others = summary.launches - decode(&model)?.launches;
         #[expect(clippy::cast_precision_loss, reason = "a few hundred launches")]
-        let launches_per_layer = of_others as f64 / (layers - 1).max(1) as f64;
+        let launches_per_layer = of_others as f64 / others as f64;
         let cost = Bytes { weights: cost.weight_bytes, kv: cost.kv_bytes };
         Ok(Self { context, summary, launches_per_layer, cost })
     }
@@ -231,6 +232,21 @@ mod tests {
         // At 0.85 * 546 GB/s 1058.8 us, then 500 us and 380 us.
         assert!((step.tokens_per_second(&chip, &WORST) - 1.0 / 1.938_823_5e-3).abs() < 1e-3);
         assert!((step.moved_ratio() - 491.4 / 490.4).abs() < 1e-12);
+    }
+
+    /// The budget of a decode step on Metal: each model that issue trackers ask about first.
+    #[test]
+    fn a_decode_step_on_metal_keeps_to_its_budget() {
+        let shapes = ["llama-8b", "qwen3-0.6b", "smollm2-135m:Q4_1", "gemma3-270m"];
+        let environment = Environment::read();
+        for shape in shapes {
+            let test = Test { phase: Phase::Decode, tokens: 128, depth: 512 };
+            let open = || open(&format!("synth:{shape}"), &environment);
+            let step = Step::new(open, &test, KvFormat::F16).unwrap();
+            let (launches, moved) = (step.launches_per_layer, step.moved_ratio());
+            assert!(launches <= 8.0, "{shape}: {launches} launches a layer");
+            assert!(moved <= 1.03, "{shape}: moves {moved} of what it needs");
+        }
     }
 
     #[test]

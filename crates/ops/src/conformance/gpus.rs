@@ -1,11 +1,12 @@
-//! The soft device under several schedules, opened once a process: what it has compiled is kept from case to case.
+//! The soft device under several schedules, and Metal where there is one. Opened once a process: what they have compiled is kept
+//! from case to case.
 use super::Subject;
 use hal::{
-    Buffer, Commands, Device, Error, Executed, Fence, Handle, Info, Kernel, Memory, Prepared,
-    Program, Result, Span, Timing,
+    Buffer, Commands, Device, Error, Executed, Fence, Handle, Info, Kernel, Memory, OpenOptions,
+    Prepared, Program, Result, Span, Timing,
 };
 use msl::{Checks, Schedule, Soft, SoftOptions};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 const SCHEDULES: [(&str, Schedule); 3] = [
     ("soft forward", Schedule::Forward),
@@ -13,33 +14,40 @@ const SCHEDULES: [(&str, Schedule); 3] = [
     ("soft random", Schedule::Random(17)),
 ];
 
-/// None, loudly, without clang.
+/// Without clang none of soft's, loudly.
 pub(super) fn subjects() -> Vec<Subject> {
-    static OPENED: OnceLock<Vec<Soft>> = OnceLock::new();
-    let opened = OPENED
-        .get_or_init(|| SCHEDULES.iter().filter_map(|(_, schedule)| open(*schedule)).collect());
-    let subject = |((name, _), soft): (&(&str, Schedule), &'static Soft)| Subject {
+    static OPENED: OnceLock<Vec<(&str, Arc<dyn Device>)>> = OnceLock::new();
+    let opened = OPENED.get_or_init(|| {
+        let soft = SCHEDULES.iter().filter_map(|(name, schedule)| Some((*name, open(*schedule)?)));
+        soft.chain(metal().map(|device| ("metal", device))).collect()
+    });
+    let subject = |(name, device): &(&str, Arc<dyn Device>)| Subject {
         name: (*name).to_owned(),
-        device: Box::new(Visit { soft, taken: Mutex::default() }),
+        device: Box::new(Visit { device: Arc::clone(device), taken: Mutex::default() }),
         executes: true,
     };
-    SCHEDULES.iter().zip(opened).map(subject).collect()
+    opened.iter().map(subject).collect()
 }
 
-fn open(schedule: Schedule) -> Option<Soft> {
+fn open(schedule: Schedule) -> Option<Arc<dyn Device>> {
     match Soft::open(SoftOptions { schedule, checks: Checks::None }) {
         Err(Error::Unavailable { reason, .. }) => {
             eprintln!("SKIPPED on soft: {reason}");
             None
         }
-        soft => Some(soft.expect("soft opens where clang is")),
+        soft => Some(Arc::new(soft.expect("soft opens where clang is"))),
     }
+}
+
+/// None where the system has no GPU that Russet runs on: `russet devices` says why.
+fn metal() -> Option<Arc<dyn Device>> {
+    hal::open("metal", &OpenOptions::default()).ok().map(|selection| selection.device)
 }
 
 /// A case's use of the device: gives back what it took.
 #[derive(Debug)]
 struct Visit {
-    soft: &'static Soft,
+    device: Arc<dyn Device>,
     taken: Mutex<Vec<Handle>>,
 }
 
@@ -52,7 +60,7 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         for handle in self.taken.get_mut().expect("no panic holds this lock").drain(..) {
-            self.soft.free(handle);
+            self.device.free(handle);
         }
     }
 }
@@ -60,38 +68,38 @@ impl Drop for Visit {
 #[expect(unsafe_code, reason = "implements the unsafe half of Device")]
 impl Device for Visit {
     fn info(&self) -> &Info {
-        self.soft.info()
+        self.device.info()
     }
     fn alloc(&self, memory: Memory) -> Result<Buffer> {
-        let buffer = self.soft.alloc(memory)?;
+        let buffer = self.device.alloc(memory)?;
         self.keep(Handle::Buffer(buffer));
         Ok(buffer)
     }
     fn free(&self, handle: Handle) {
-        self.soft.free(handle);
+        self.device.free(handle);
     }
     fn write(&self, target: Span, source: &[u8]) -> Result<()> {
-        self.soft.write(target, source)
+        self.device.write(target, source)
     }
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()> {
-        self.soft.read(source, target)
+        self.device.read(source, target)
     }
     fn load(&self, program: &'static Program) -> Result<Kernel> {
-        self.soft.load(program)
+        self.device.load(program)
     }
     unsafe fn prepare(&self, commands: &Commands) -> Result<Prepared> {
         // SAFETY: the caller's promise.
-        let prepared = unsafe { self.soft.prepare(commands) }?;
+        let prepared = unsafe { self.device.prepare(commands) }?;
         self.keep(Handle::Prepared(prepared));
         Ok(prepared)
     }
     fn submit(&self, prepared: Prepared, timing: Timing) -> Result<Fence> {
-        self.soft.submit(prepared, timing)
+        self.device.submit(prepared, timing)
     }
     fn wait(&self, fence: Fence) -> Result<()> {
-        self.soft.wait(fence)
+        self.device.wait(fence)
     }
     fn executed(&self) -> Vec<Executed> {
-        self.soft.executed()
+        self.device.executed()
     }
 }

@@ -1,9 +1,9 @@
-//! Models end to end on the soft device, which runs the kernels for GPUs on the CPU: tiny models of every architecture against
-//! llama.cpp, a real one against the CPU device, and what a step consists of.
+//! Models end to end on the soft device, which runs the kernels for GPUs on the CPU, and on Metal where there is one: tiny models of
+//! every architecture against llama.cpp, a real one against the CPU device.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use engine::{Engine, Event, Options, Params};
 use hal::cpu::{Cpu, CpuOptions};
-use hal::{Device, Error};
+use hal::{Device, Error, OpenOptions};
 use model::Model;
 use msl::{Soft, SoftOptions};
 use ops::sample::Sampler;
@@ -15,16 +15,18 @@ fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/tiny")
 }
 
-/// None, loudly, without clang.
+/// Without clang soft is missing, loudly.
 #[expect(clippy::print_stderr, reason = "a skip is said")]
-fn soft() -> Option<Arc<dyn Device>> {
-    match Soft::open(SoftOptions::default()) {
+fn gpus() -> Vec<Arc<dyn Device>> {
+    let soft: Option<Arc<dyn Device>> = match Soft::open(SoftOptions::default()) {
         Err(Error::Unavailable { reason, .. }) => {
             eprintln!("SKIPPED: {reason}");
             None
         }
         soft => Some(Arc::new(soft.unwrap())),
-    }
+    };
+    let metal = hal::open("metal", &OpenOptions::default()).ok();
+    soft.into_iter().chain(metal.map(|selection| selection.device)).collect()
 }
 
 fn number(value: &Value) -> u32 {
@@ -66,18 +68,19 @@ fn least_cosine(device: &Arc<dyn Device>, path: &Path) -> f64 {
 
 #[test]
 fn tiny_models_give_llama_cpp_s_logits() {
-    let Some(device) = soft() else { return };
+    let devices = gpus();
     let paths = std::fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<PathBuf> = paths
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
         .collect();
     paths.sort();
     let mut wrong = Vec::new();
-    for path in &paths {
-        let least = least_cosine(&device, path);
+    for (device, path) in devices.iter().flat_map(|device| paths.iter().map(move |p| (device, p))) {
+        let least = least_cosine(device, path);
         // Also when it is NaN.
         if !least.ge(&COSINE_MIN) {
-            wrong.push(format!("{}: {least}", path.file_stem().unwrap().display()));
+            let (kind, name) = (device.info().kind.name(), path.file_stem().unwrap().display());
+            wrong.push(format!("{name} on {kind}: {least}"));
         }
     }
     assert!(!paths.is_empty() && wrong.is_empty(), "least cosines: {wrong:#?}");
@@ -112,15 +115,16 @@ const PROMPT: [u32; 9] = [5, 9, 33, 2, 2, 61, 7, 40, 18];
 
 #[test]
 fn a_sequence_s_tokens_are_the_same_alone_and_in_a_batch() {
-    let Some(device) = soft() else { return };
+    let devices = gpus();
     let small = |sequences| Options { sequences, prompt_chunk: 16, ..Options::single(128) };
     let sampler = Sampler { temperature: 1.0, top_k: 40, top_p: 0.95, seed: 7, ..Sampler::GREEDY };
     let params = Params { sampler, tokens_max: 12, end_tokens: Vec::new() };
-    for name in ["llama-q4_1.gguf", "gemma3.gguf", "qwen3.gguf"] {
-        let mut alone = engine(&device, name, small(1));
+    let names = ["llama-q4_1.gguf", "gemma3.gguf", "qwen3.gguf"];
+    for (device, name) in devices.iter().flat_map(|device| names.map(|name| (device, name))) {
+        let mut alone = engine(device, name, small(1));
         let expected = answer(&mut alone, &[&PROMPT], &params);
         assert_eq!(expected.len(), 12);
-        let mut batch = engine(&device, name, small(5));
+        let mut batch = engine(device, name, small(5));
         for others in 1..5 {
             let prompts: Vec<&[u32]> =
                 (0..=others).map(|i| if i == 0 { &PROMPT[..] } else { &PROMPT[i..] }).collect();
@@ -143,17 +147,20 @@ fn real(file: &str) -> Option<Arc<Model>> {
 
 #[test]
 fn smollm2_answers_as_on_the_cpu() {
-    let Some(soft) = soft() else { return };
     let Some(model) = real("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     let greedy = Params { sampler: Sampler::GREEDY, tokens_max: 8, end_tokens: Vec::new() };
     // "The capital of France is", with SmolLM2's vocabulary.
     let prompt = [504, 3575, 282, 4649, 314];
     let options = Options { prompt_chunk: 8, ..Options::single(64) };
     let cpu: Arc<dyn Device> = Arc::new(Cpu::open(CpuOptions::default()).unwrap());
-    let [ours, theirs] = [soft, cpu].map(|device| {
+    let answer_on = |device| {
         let mut engine = Engine::new(device, Arc::clone(&model), options).unwrap();
         answer(&mut engine, &[&prompt], &greedy)
-    });
-    assert_eq!(ours.len(), 8);
-    assert_eq!(ours, theirs);
+    };
+    let expected = answer_on(cpu);
+    assert_eq!(expected.len(), 8);
+    for device in gpus() {
+        let kind = device.info().kind.name();
+        assert_eq!(answer_on(device), expected, "{kind}");
+    }
 }
