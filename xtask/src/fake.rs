@@ -64,6 +64,7 @@ pub(crate) fn end_to_end() -> Result<()> {
         let on_cpu = answer(&model, "cpu", &[])?;
         let on_metal = answer(&model, "metal", &[])?;
         let (expected, found) = (on_cpu.tokens()?, on_metal.tokens()?);
+        on_metal.ran_on("metal")?;
         if expected != found {
             bail!("{}: the CPU answers {expected}, Metal {found}", model.display());
         }
@@ -91,6 +92,18 @@ struct Answer {
 }
 
 impl Answer {
+    /// Fails unless the receipt lists kernels, and all of them on that device.
+    fn ran_on(&self, device: &str) -> Result<()> {
+        let receipt = self.receipt.as_ref().context("no receipt")?;
+        let kernels = receipt["kernels"].as_array().context("a receipt without kernels")?;
+        let launched = |kernel: &Value| kernel["launches"].as_u64().is_some_and(|n| n > 0);
+        let mut launched = kernels.iter().filter(|kernel| launched(kernel)).peekable();
+        if launched.peek().is_none() || launched.any(|kernel| kernel["device"] != device) {
+            bail!("the receipt names other devices than {device}: {kernels:?}");
+        }
+        Ok(())
+    }
+
     /// All tokens, of the prompt and of the answer.
     fn tokens(&self) -> Result<&Value> {
         let receipt = self.receipt.as_ref().filter(|_| self.status == Some(0));

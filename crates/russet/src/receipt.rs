@@ -27,7 +27,10 @@ fn receipt(session: &mut Session, id: SequenceId, answer: &Answer) -> anyhow::Re
     let kind = info.kind.name();
     let kernels: Vec<Value> = executed
         .iter()
-        .map(|k| json!({ "kernel": k.kernel, "device": kind, "launches": k.launches, "time_ns": k.time_ns }))
+        .map(|k| {
+            let time_ns = (k.timed_launches > 0).then_some(k.time_ns);
+            json!({ "kernel": k.kernel, "device": kind, "launches": k.launches, "time_ns": time_ns })
+        })
         .collect();
     let receipt = json!({
         "model": {

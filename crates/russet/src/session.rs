@@ -59,8 +59,10 @@ impl Session {
         // Before the tokenizer: that an architecture is unknown says more than what its tokenizer lacks.
         let (model, context) = open_model(gguf, arguments.ctx, kv)?;
         let model = Arc::new(model);
+        // A GPU's launches run beside each other: timing each would take them apart.
+        let timed = watch.kernels && !selection.device.info().kind.is_gpu();
         let options = Options {
-            timing: if watch.kernels { hal::Timing::PerKernel } else { hal::Timing::Off },
+            timing: if timed { hal::Timing::PerKernel } else { hal::Timing::Off },
             hash_logits: watch.logits_hash,
             kv,
             ..Options::single(context)
