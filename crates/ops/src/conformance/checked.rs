@@ -4,7 +4,9 @@ use super::layer::{Layer, steps};
 use super::{Forward, Setup, Tolerance, compare, token};
 use crate::format::Format;
 use crate::sample::Sampler;
-use crate::{Activation, KvFormat, Ops, Weight, sample};
+use crate::{
+    Activation, Attention, Cache, KvFormat, Norm, NormKind, Ops, Pairing, Rope, Weight, sample,
+};
 use hal::{Device, Error};
 use msl::{Checks, Schedule, Soft, SoftOptions};
 
@@ -79,6 +81,46 @@ fn layers(device: &dyn Device) {
     }
 }
 
+/// Heads of no whole tile, a norm with a bias and a rotation of a part of each head, every op a launch of its own.
+struct Odd {
+    tables: [Weight; 3],
+    norm: Norm,
+    rope: Rope,
+    attention: Attention,
+}
+
+impl Forward for Odd {
+    fn forward<O: Ops>(&self, ops: &mut O) -> Vec<O::Tensor> {
+        let [q, k, v] = self.tables.map(|table| ops.embed(&table, 1.0));
+        let [q, k] = [q, k].map(|x| {
+            let x = ops.norm(&x, &self.norm);
+            ops.rope(x, &self.rope, self.attention.head_dim)
+        });
+        ops.write_kv(&k, &v, &self.attention);
+        vec![ops.attend(&q, &self.attention)]
+    }
+}
+
+/// More tokens than have partial results, then a few.
+fn odd(device: &dyn Device) {
+    for window in [None, Some(5)] {
+        let mut setup = Setup::new(8);
+        let (heads, kv_heads, head_dim) = (3, 1, 20);
+        setup.caches.push(Cache { kv_heads, head_dim, format: KvFormat::F16 });
+        let tables = [heads, kv_heads, kv_heads].map(|n| setup.table(n * head_dim));
+        let (weight, bias) = (setup.gains(head_dim), Some(setup.bias(head_dim)));
+        let norm = Norm { kind: NormKind::Layer, weight, bias, epsilon: 1e-5 };
+        let frequencies = setup.floats(7, &[1.0, 0.5, 0.3, 0.1, 0.05, 0.02, 0.01]);
+        let rope = Rope { pairing: Pairing::Halves, frequencies, amplitude: 1.0 };
+        let attention = Attention { layer: 0, heads, kv_heads, head_dim, scale: 0.2, window };
+        let prompt = setup.chunk(1, 0, 37);
+        setup.step(prompt);
+        let more = setup.chunk(1, 37, 3);
+        setup.step(more);
+        check("odd", device, &setup, &Odd { tables, norm, rope, attention });
+    }
+}
+
 fn rest(device: &dyn Device) {
     let mut setup = Setup::new(3);
     let forward = Rest { table: setup.table(45), other: setup.table(45) };
@@ -91,6 +133,7 @@ fn accesses_lie_in_their_memory() {
     let Some(device) = open(Checks::Memory) else { return };
     rest(&device);
     sampled(&device);
+    odd(&device);
     layers(&device);
 }
 
