@@ -79,12 +79,14 @@ impl Soft {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when clang is missing: a test then skips, loudly.
+    /// [`Error::Unavailable`] when clang is missing, or libraries cannot be loaded: a test then skips, loudly.
     pub fn open(options: SoftOptions) -> Result<Self> {
-        clang::clang().map_err(|error| Error::Unavailable {
-            device: "soft".to_owned(),
-            reason: error.to_string(),
-        })?;
+        let unavailable = |reason| Error::Unavailable { device: "soft".to_owned(), reason };
+        if cfg!(target_feature = "crt-static") {
+            let reason = "kernels are libraries, which a statically linked program cannot load";
+            return Err(unavailable(reason.to_owned()));
+        }
+        clang::clang().map_err(|error| unavailable(error.to_string()))?;
         let owner = hal::next_owner();
         let state = State {
             buffers: HostBuffers::new("soft", owner),

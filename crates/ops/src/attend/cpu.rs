@@ -51,6 +51,7 @@ struct Work<'a> {
 struct Tile {
     tokens: Range<usize>,
     /// Whether its rows are multiplied as words.
+    #[cfg(target_arch = "x86_64")]
     words: bool,
     kv_head: usize,
     /// Of the whole launch.
@@ -144,7 +145,15 @@ impl Work<'_> {
                 let head = |part| kv_head * group + part * group / parts;
                 let heads = head(part)..head(part + 1);
                 let (tokens, sees, chunks) = (tokens.clone(), sees.clone(), chunks.clone());
-                Tile { words: tokens.start >= self.exact, tokens, kv_head, heads, sees, chunks }
+                Tile {
+                    #[cfg(target_arch = "x86_64")]
+                    words: tokens.start >= self.exact,
+                    tokens,
+                    kv_head,
+                    heads,
+                    sees,
+                    chunks,
+                }
             })
         })
     }

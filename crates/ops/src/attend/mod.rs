@@ -51,13 +51,21 @@ const fn words_fit(family: Family, head_dim: u32) -> bool {
 fn scratch_bytes(family: Family, head_dim: u32) -> u32 {
     let row = 2 * head_dim.next_multiple_of(16);
     let exact = 4 * (TILE_ROWS * row + 3 * 8 * CHUNK_POSITIONS);
-    #[cfg(target_arch = "x86_64")]
-    if words_fit(family, head_dim) {
-        let n = head_dim as usize;
-        let words = 4 * (PROMPT_ROWS * n + words::scratch_len(n));
-        return exact.max(u32::try_from(words).expect("a few rows and one chunk"));
+    exact.max(words_bytes(family, head_dim))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn words_bytes(family: Family, head_dim: u32) -> u32 {
+    if !words_fit(family, head_dim) {
+        return 0;
     }
-    exact
+    let n = head_dim as usize;
+    let bytes = 4 * (PROMPT_ROWS * n + words::scratch_len(n));
+    u32::try_from(bytes).expect("a few rows and one chunk")
+}
+#[cfg(not(target_arch = "x86_64"))]
+const fn words_bytes(_: Family, _: u32) -> u32 {
+    0
 }
 
 /// Chunks of a whole sequence.

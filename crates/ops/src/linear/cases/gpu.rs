@@ -104,7 +104,7 @@ fn prompts_accumulate() {
 fn soft(checks: Checks) -> Option<Soft> {
     match Soft::open(SoftOptions { schedule: Schedule::Random(3), checks }) {
         Err(hal::Error::Unavailable { reason, .. }) => {
-            eprintln!("SKIPPED on soft: {reason}");
+            eprintln!("SKIPPED: {reason}");
             None
         }
         soft => Some(soft.expect("soft opens where clang is")),
