@@ -1,5 +1,6 @@
 //! Kernels for GPUs under the sanitizers: every access lies in a span or in threadgroup memory and is aligned, and no two threads
 //! touch one place without a barrier between them. A process for each launch: few and small cases.
+use super::gpus::checked;
 use super::layer::{Layer, steps};
 use super::{Forward, Setup, Tolerance, compare, token};
 use crate::format::Format;
@@ -7,18 +8,8 @@ use crate::sample::Sampler;
 use crate::{
     Activation, Attention, Cache, KvFormat, Norm, NormKind, Ops, Pairing, Rope, Weight, sample,
 };
-use hal::{Device, Error};
-use msl::{Checks, Schedule, Soft, SoftOptions};
-
-fn open(checks: Checks) -> Option<Soft> {
-    match Soft::open(SoftOptions { schedule: Schedule::Random(3), checks }) {
-        Err(Error::Unavailable { reason, .. }) => {
-            eprintln!("SKIPPED: {reason}");
-            None
-        }
-        soft => Some(soft.expect("soft opens where clang is")),
-    }
-}
+use hal::Device;
+use msl::Checks;
 
 fn check(name: &str, device: &dyn Device, setup: &Setup, forward: &impl Forward) {
     let ran = setup.run(device, |to| forward.forward(to));
@@ -130,7 +121,7 @@ fn rest(device: &dyn Device) {
 
 #[test]
 fn accesses_lie_in_their_memory() {
-    let Some(device) = open(Checks::Memory) else { return };
+    let Some(device) = checked(Checks::Memory) else { return };
     rest(&device);
     sampled(&device);
     odd(&device);
@@ -139,7 +130,7 @@ fn accesses_lie_in_their_memory() {
 
 #[test]
 fn no_two_threads_race() {
-    let Some(device) = open(Checks::Races) else { return };
+    let Some(device) = checked(Checks::Races) else { return };
     rest(&device);
     sampled(&device);
     // One step of each kind: this check is a hundred times slower.

@@ -34,13 +34,23 @@ pub(super) fn subjects() -> Vec<Subject> {
 }
 
 fn open(schedule: Schedule) -> Option<Arc<dyn Device>> {
-    match Soft::open(SoftOptions { schedule, checks: Checks::None }) {
+    Some(Arc::new(soft(SoftOptions { schedule, checks: Checks::None })?))
+}
+
+/// None, loudly, without clang.
+pub(crate) fn soft(options: SoftOptions) -> Option<Soft> {
+    match Soft::open(options) {
         Err(Error::Unavailable { reason, .. }) => {
             eprintln!("SKIPPED: {reason}");
             None
         }
-        soft => Some(Arc::new(soft.expect("soft opens where clang is"))),
+        soft => Some(soft.expect("soft opens where clang is")),
     }
+}
+
+/// As [`soft`], in an order in which few things happen to be right.
+pub(crate) fn checked(checks: Checks) -> Option<Soft> {
+    soft(SoftOptions { schedule: Schedule::Random(3), checks })
 }
 
 /// None where the system has no GPU that Russet runs on: `russet devices` says why.

@@ -11,6 +11,7 @@ mod recording;
 mod setup;
 mod stepwise;
 
+pub(crate) use gpus::checked;
 pub(crate) use random::{Random, random_row};
 pub(crate) use setup::{POISON_F16, Setup, VOCABULARY, token};
 

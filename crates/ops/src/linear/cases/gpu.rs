@@ -1,11 +1,11 @@
 //! What only GPUs do: tiles for prompts, and the same bits in every bucket.
 use super::super::gpu::{Mode, TENSOR_TEXTS, TEXTS, constants};
 use super::{EXACT, Feed, Product, Project, Qkv, WORDS, linear, norm};
-use crate::conformance::{Forward, Setup, Tolerance, check, token};
+use crate::conformance::{Forward, Setup, Tolerance, check, checked, token};
 use crate::format::Format;
 use crate::{Activation, Hidden, NormKind, Recorder, Tensor, Token};
 use hal::Gpu;
-use msl::{Checks, Schedule, Soft, SoftOptions};
+use msl::{Checks, Soft};
 
 use Format::{
     Bf16, F16, F32, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
@@ -101,16 +101,6 @@ fn prompts_accumulate() {
     }
 }
 
-fn soft(checks: Checks) -> Option<Soft> {
-    match Soft::open(SoftOptions { schedule: Schedule::Random(3), checks }) {
-        Err(hal::Error::Unavailable { reason, .. }) => {
-            eprintln!("SKIPPED: {reason}");
-            None
-        }
-        soft => Some(soft.expect("soft opens where clang is")),
-    }
-}
-
 /// The outputs, as bits, of token `at` of a step.
 fn bits_of(
     soft: &Soft,
@@ -147,7 +137,7 @@ fn commands_of(
 /// What shares an input is one launch, its norm included; many tokens are normalized once, before.
 #[test]
 fn decoding_takes_one_launch_each() {
-    let Some(soft) = soft(Checks::None) else { return };
+    let Some(soft) = checked(Checks::None) else { return };
     for (tokens, norms) in [(1, 0), (3, 1)] {
         let qkv = commands_of(&soft, tokens, |setup| {
             let forward = qkv(setup, [Q4K, Q4K, Q6K], NormKind::Rms, [8, 8, 8], 256);
@@ -175,7 +165,7 @@ fn decoding_takes_one_launch_each() {
 /// What a request gets does not depend on who else is there.
 #[test]
 fn a_tokens_bits_are_the_same_in_every_bucket() {
-    let Some(soft) = soft(Checks::None) else { return };
+    let Some(soft) = checked(Checks::None) else { return };
     let own = token(7, 3, 0, false);
     // The token at `at` of `count` tokens.
     let among = |count: u32, at: u32| -> Vec<Token> {
@@ -201,7 +191,7 @@ fn a_tokens_bits_are_the_same_in_every_bucket() {
 /// One past an end, a load wider than its alignment.
 #[test]
 fn memory_is_used_as_it_is_given() {
-    let Some(soft) = soft(Checks::Memory) else { return };
+    let Some(soft) = checked(Checks::Memory) else { return };
     for (seed, formats) in (1..).zip(TRIPLES) {
         let mut setup = Setup::new(seed);
         setup.prompts_from = Some(2);
@@ -226,7 +216,7 @@ fn memory_is_used_as_it_is_given() {
 /// Rows of floats that end anywhere, in sums and in tiles.
 #[test]
 fn floats_end_where_they_end() {
-    let memory = soft(Checks::Memory);
+    let memory = checked(Checks::Memory);
     for (seed, format) in (1..).zip([F32, F16, Bf16]) {
         for columns in [1, 7, 33, 100, 515] {
             let mut setup = Setup::new(seed);
@@ -263,7 +253,7 @@ fn prompts_of_every_length() {
 
 #[test]
 fn threads_do_not_race() {
-    let Some(soft) = soft(Checks::Races) else { return };
+    let Some(soft) = checked(Checks::Races) else { return };
     for tokens in [1, 3] {
         let mut setup = Setup::new(2);
         setup.prompts_from = Some(1);
