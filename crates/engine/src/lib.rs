@@ -21,6 +21,6 @@ pub use hash::LogitsHash;
 pub use memory::{MemoryPlan, context_that_fits, token_bytes};
 pub use plan_summary::StepSummary;
 pub use schedule::{Budget, Progress, Work, schedule};
-pub use sequence::{End, Params, SequenceId};
-pub use step::{Engine, Event, Options, Report};
+pub use sequence::{Dry, End, Logprobs, Params, Penalties, Pooling, Reuse, SequenceId, WhenFull};
+pub use step::{Engine, Event, Options, Report, Status};
 pub use stop::{Found, StopStrings};

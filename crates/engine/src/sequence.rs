@@ -10,7 +10,7 @@ pub struct SequenceId {
 }
 
 /// How a sequence is continued.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Params {
     /// `seed` and `draw` of the sampler start the stream of draws.
     pub sampler: Sampler,
@@ -18,6 +18,94 @@ pub struct Params {
     pub tokens_max: u32,
     /// Tokens that end the answer; they are not reported.
     pub end_tokens: Vec<u32>,
+    pub penalties: Penalties,
+    /// Added to the logits of these tokens; negative infinity forbids one.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Keep the log probability of each sampled token, and of so many of the most probable ones.
+    pub logprobs: Option<u32>,
+    pub when_full: WhenFull,
+    pub reuse: Reuse,
+}
+
+impl Params {
+    /// Up to `tokens_max` tokens by `sampler`, with everything else off.
+    #[must_use]
+    pub fn new(sampler: Sampler, tokens_max: u32) -> Self {
+        Self {
+            sampler,
+            tokens_max,
+            end_tokens: Vec::new(),
+            penalties: Penalties::default(),
+            logit_bias: Vec::new(),
+            logprobs: None,
+            when_full: WhenFull::End,
+            reuse: Reuse::All,
+        }
+    }
+}
+
+/// What makes tokens less probable by what came before; 0 is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Penalties {
+    /// Taken from a token's logit for each time that the answer has it (OpenAI's API).
+    pub frequency: f32,
+    /// Taken from a token's logit once when the answer has it (OpenAI's API).
+    pub presence: f32,
+    pub dry: Dry,
+}
+
+/// "Don't repeat yourself" (p-e-w, text-generation-webui): a token that would make the end of the text the repetition of an earlier
+/// stretch of `n > length_allowed` tokens loses `multiplier * base^(n - length_allowed)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dry {
+    /// 0 is off.
+    pub multiplier: f32,
+    pub base: f32,
+    pub length_allowed: u32,
+}
+
+impl Default for Dry {
+    fn default() -> Self {
+        Self { multiplier: 0.0, base: 1.75, length_allowed: 2 }
+    }
+}
+
+/// What happens when the context is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The answer ends with [`End::ContextFull`].
+    End,
+    /// The first `keep` tokens and the newer half of the others stay, and are read again.
+    Shift { keep: u32 },
+}
+
+/// Which K and V of earlier sequences a prompt may reuse. Those of prompts are what reading it anew would give, bit by bit; those of answers
+/// were computed by kernels that round less, so that later tokens can differ in the last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Those of prompts and of answers: a conversation goes on without reading anything twice.
+    All,
+    /// Those of prompts: the same request gives the same tokens, whatever ran before.
+    Prompts,
+}
+
+/// How a sampled token stood among the others, before anything changed its logits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logprobs {
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The most probable tokens with theirs, most probable first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// How the rows of a text become one embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    Mean,
+    /// The row of the last token.
+    Last,
+    /// The row of the first token.
+    Cls,
 }
 
 /// Why an answer ended.

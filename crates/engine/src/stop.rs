@@ -12,8 +12,8 @@ pub struct StopStrings {
 pub struct Found {
     /// Text that is safe to show.
     pub text: String,
-    /// A stop string was found; it and what follows it is not shown.
-    pub stopped: bool,
+    /// The stop string that was found; it and what follows it is not shown.
+    pub stopped: Option<String>,
 }
 
 impl StopStrings {
@@ -29,13 +29,15 @@ impl StopStrings {
     /// Takes the next piece.
     pub fn push(&mut self, piece: &str) -> Found {
         self.held.push_str(piece);
-        let first = self.strings.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(at) = first {
+        let places =
+            self.strings.iter().filter_map(|stop| Some((self.held.find(stop.as_str())?, stop)));
+        if let Some((at, stop)) = places.min() {
             self.held.truncate(at);
-            return Found { text: std::mem::take(&mut self.held), stopped: true };
+            let stopped = Some(stop.clone());
+            return Found { text: std::mem::take(&mut self.held), stopped };
         }
         let rest = self.held.split_off(self.held.len() - self.could_start());
-        Found { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        Found { text: std::mem::replace(&mut self.held, rest), stopped: None }
     }
 
     /// The end of the text: what was held back is shown after all.
@@ -64,7 +66,7 @@ mod tests {
         for piece in pieces {
             let found = stop.push(piece);
             shown.push_str(&found.text);
-            if found.stopped {
+            if found.stopped.is_some() {
                 return (shown, true);
             }
         }

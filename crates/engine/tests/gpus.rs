@@ -118,7 +118,7 @@ fn a_sequence_s_tokens_are_the_same_alone_and_in_a_batch() {
     let devices = gpus();
     let small = |sequences| Options { sequences, prompt_chunk: 16, ..Options::single(128) };
     let sampler = Sampler { temperature: 1.0, top_k: 40, top_p: 0.95, seed: 7, ..Sampler::GREEDY };
-    let params = Params { sampler, tokens_max: 12, end_tokens: Vec::new() };
+    let params = Params::new(sampler, 12);
     let names = ["llama-q4_1.gguf", "gemma3.gguf", "qwen3.gguf"];
     for (device, name) in devices.iter().flat_map(|device| names.map(|name| (device, name))) {
         let mut alone = engine(device, name, small(1));
@@ -148,7 +148,7 @@ fn real(file: &str) -> Option<Arc<Model>> {
 #[test]
 fn smollm2_answers_as_on_the_cpu() {
     let Some(model) = real("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
-    let greedy = Params { sampler: Sampler::GREEDY, tokens_max: 8, end_tokens: Vec::new() };
+    let greedy = Params::new(Sampler::GREEDY, 8);
     // "The capital of France is", with SmolLM2's vocabulary.
     let prompt = [504, 3575, 282, 4649, 314];
     let options = Options { prompt_chunk: 8, ..Options::single(64) };

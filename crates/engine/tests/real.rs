@@ -115,7 +115,7 @@ fn check_prompts(real: &Real) {
 /// Compares the greedy answer with llama.cpp's, up to the first real tie.
 fn check_greedy(real: &Real, engine: &mut Engine, prompt: &[u32], expected: &Value) {
     let theirs = ids(&expected["tokens"]);
-    let params = Params { sampler: Sampler::GREEDY, tokens_max: 64, end_tokens: Vec::new() };
+    let params = Params::new(Sampler::GREEDY, 64);
     let id = engine.start(prompt, params).unwrap();
     let mut ours = Vec::new();
     loop {

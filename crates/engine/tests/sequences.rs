@@ -48,7 +48,7 @@ fn small(sequences: u32, prompt_chunk: u32) -> Options {
 
 fn params(tokens_max: u32, seed: u64) -> Params {
     let sampler = Sampler { temperature: 1.0, top_k: 40, top_p: 0.95, seed, ..Sampler::GREEDY };
-    Params { sampler, tokens_max, end_tokens: Vec::new() }
+    Params::new(sampler, tokens_max)
 }
 
 /// Runs everything that is running to its end.

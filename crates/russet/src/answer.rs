@@ -153,7 +153,7 @@ fn run(
                 }
                 Event::Token { token, .. } => stop.push(stream.push(*token)),
             };
-            if found.stopped {
+            if found.stopped.is_some() {
                 ended = Some(Ended::ByStopString);
             }
             answer.text.push_str(&found.text);

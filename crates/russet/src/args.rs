@@ -3,6 +3,7 @@ use crate::synth::{Mix, SIZE_MIN, Shape};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ops::KvFormat;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Large language models on every processor this machine has.
@@ -19,6 +20,8 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Ask question after question; /help there lists the commands
     Chat(ChatArguments),
+    /// Answer over HTTP: the APIs of OpenAI and Anthropic, and a chat page
+    Serve(ServeArguments),
     /// Print the logits of a prompt, for tests and comparisons
     Logits(LogitsArguments),
     /// Fetch a model into the store: a known name, hf:owner/repo[:file], or the path of a GGUF file
@@ -154,6 +157,42 @@ pub(crate) struct ChatArguments {
     /// Neither read nor write the file that remembers what was typed
     #[arg(long)]
     pub(crate) no_history: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// Address to listen on; any but a loopback one needs a key
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(crate) host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    pub(crate) port: u16,
+    /// A file with one API key a line; requests must carry one of them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_keys: Option<PathBuf>,
+    /// Origin of web pages that may ask, such as https://example.org; may be given several times
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+    /// Answers that are written at the same time
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) parallel: u32,
+    /// Requests that may wait or run at the same time; more are refused
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub(crate) requests_max: usize,
+    /// Seconds from a request's arrival to the end of its answer
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) time_max: u64,
+    /// Tokens of one answer at most [default: until the context is full]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tokens_max: Option<u32>,
+    /// Memory of all loaded models together, in MiB [default: what is free at the start]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory: Option<u64>,
+    /// Logs as JSON
+    #[arg(long)]
+    pub(crate) log_json: bool,
 }
 
 #[derive(Debug, Args)]

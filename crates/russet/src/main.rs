@@ -12,6 +12,7 @@ mod logits;
 mod pull;
 mod receipt;
 mod run;
+mod serve;
 mod session;
 mod speed;
 mod store;
@@ -39,6 +40,7 @@ fn dispatch(command: &Command, environment: &Environment) -> anyhow::Result<Exit
     match command {
         Command::Run(arguments) => run::run(arguments, environment),
         Command::Chat(arguments) => chat::chat(arguments, environment),
+        Command::Serve(arguments) => serve::serve(arguments, environment),
         Command::Logits(arguments) => logits::logits(arguments, environment),
         Command::Pull { model } => pull::pull(model, environment),
         Command::List { json } => pull::list(*json, environment),

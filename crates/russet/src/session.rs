@@ -44,17 +44,7 @@ impl Session {
     ) -> anyhow::Result<Self> {
         let path = find(&arguments.model, environment)?;
         let gguf = Gguf::open(&path)?;
-        let threads = arguments.threads.map(|threads| threads as usize);
-        let options = OpenOptions {
-            cpu: CpuOptions { threads },
-            metal: MetalOptions {
-                cache: environment.cache_root.as_ref().map(|root| root.join("metal")),
-            },
-        };
-        let selection = hal::open(&arguments.device, &options)?;
-        if arguments.device == "auto" {
-            say_what_was_passed_over(&selection);
-        }
+        let selection = open_device(arguments, environment)?;
         let kv = arguments.kv.into();
         // Before the tokenizer: that an architecture is unknown says more than what its tokenizer lacks.
         let (model, context) = open_model(gguf, arguments.ctx, kv)?;
@@ -103,15 +93,36 @@ impl Session {
             draw: 0,
         };
         Params {
-            sampler,
-            tokens_max: sampling.max_tokens.unwrap_or(u32::MAX),
             end_tokens: self.tokenizer.end_of_generation().to_vec(),
+            ..Params::new(sampler, sampling.max_tokens.unwrap_or(u32::MAX))
         }
     }
 }
 
+/// The device asked for.
+pub(crate) fn open_device(
+    arguments: &ModelArguments,
+    environment: &Environment,
+) -> anyhow::Result<hal::Selection> {
+    let threads = arguments.threads.map(|threads| threads as usize);
+    let options = OpenOptions {
+        cpu: CpuOptions { threads },
+        metal: MetalOptions {
+            cache: environment.cache_root.as_ref().map(|root| root.join("metal")),
+        },
+    };
+    let selection = hal::open(&arguments.device, &options)?;
+    if arguments.device == "auto" {
+        say_what_was_passed_over(&selection);
+    }
+    Ok(selection)
+}
+
 /// The tokenizer of a model, and its template if it has one.
-fn words(model: &Model, path: &Path) -> anyhow::Result<(Tokenizer, Option<ChatTemplate>)> {
+pub(crate) fn words(
+    model: &Model,
+    path: &Path,
+) -> anyhow::Result<(Tokenizer, Option<ChatTemplate>)> {
     let metadata = model.gguf.metadata();
     let tokenizer = Tokenizer::from_gguf(metadata)
         .with_context(|| format!("{}: the tokenizer cannot be built", path.display()))?;

@@ -133,7 +133,7 @@ pub(super) fn logits_hash(
 
 /// Greedy, and no token ends it.
 const fn params(tokens_max: u32) -> Params {
-    Params { sampler: Sampler::GREEDY, tokens_max, end_tokens: Vec::new() }
+    Params::new(Sampler::GREEDY, tokens_max)
 }
 
 struct Run<'a> {
