@@ -5,6 +5,7 @@
 //!
 //! Invariant: tokio and axum live here only. Invariant: a client that goes away takes its sequence with it.
 
+mod ask;
 pub mod http;
 mod metrics;
 mod models;
@@ -21,4 +22,9 @@ pub use service::{
 pub(crate) fn drawn() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+pub(crate) fn seconds_since_1970() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }

@@ -1,6 +1,6 @@
 //! What a client is told when it does not get what it asked for: one set of reasons, in the words of each API.
 use crate::models::LoadError;
-use crate::service::Refusal;
+use crate::service::{Failure, Refusal};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -108,6 +108,19 @@ impl From<Refusal> for Refused {
             Refusal::Gone => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         Self::new(status, code, refusal.to_string())
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        let (status, code) = match failure {
+            Failure { timeout: true, .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            Failure { out_of_memory: true, .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "insufficient_memory")
+            }
+            Failure { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "device_error"),
+        };
+        Self::new(status, code, failure.message)
     }
 }
 

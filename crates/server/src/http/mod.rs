@@ -1,11 +1,14 @@
 //! The HTTP surface: what every request passes, and the loop that accepts connections.
 mod accept;
+mod body;
 mod error;
 mod gate;
 mod health;
+mod openai;
 mod running;
 
 pub use accept::{Stop, Tls, serve, stop};
+pub(crate) use body::{Body, object};
 pub(crate) use error::{Refused, Style};
 pub(crate) use gate::CorrelationId;
 pub(crate) use running::Running;
@@ -70,6 +73,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     Router::new()
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
+        .merge(openai::routes())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(app.options.body_bytes_max))

@@ -43,6 +43,11 @@ impl App {
 }
 
 impl Running {
+    /// When its time is up.
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
     /// The next update; None after the last, which is [`Update::End`] or [`Update::Failed`].
     pub(crate) async fn next(&mut self) -> Option<Update> {
         let answer = self.answer.as_mut()?;

@@ -1,0 +1,99 @@
+//! From a request to the engine's jobs: the template writes the prompt, the tokenizer reads it.
+use super::answering::Reader;
+use super::{Ask, Chat, Grammar, Plain, Prompts, ToolChoice, Violations};
+use crate::http::Refused;
+use crate::models::Served;
+use crate::service::Job;
+use model::chat::{Error, Extras, LocalTime};
+use model::tokenizer::{Control, Special};
+
+/// A job, and how its answer is read.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) job: Job,
+    pub(super) reader: Reader,
+}
+
+/// The jobs of a request, all answers to one prompt beside each other. Blocks for as long as a long prompt takes.
+pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refused> {
+    let violations = Violations::default();
+    ask.sampling.check(&served.tokenizer, &violations);
+    violations.check()?;
+    let (prompts, reader) = match &ask.prompts {
+        Prompts::Chat(chat) => {
+            let text = render(served, chat)?;
+            let tokens = served.tokenizer.encode_prompt(&text).map_err(too_long)?;
+            (vec![tokens], Reader::chat(chat))
+        }
+        Prompts::Plain(prompts) => {
+            let encode = |prompt: &Plain| encode(served, prompt);
+            (prompts.iter().map(encode).collect::<Result<_, _>>()?, Reader::default())
+        }
+    };
+    if ask.grammar.is_some() {
+        return Err(Refused::field("response_format", "structured output is not there yet"));
+    }
+    let mut prepared = Vec::with_capacity(prompts.len() * ask.n as usize);
+    for prompt in prompts {
+        for _ in 0..ask.n {
+            let choice = u32::try_from(prepared.len()).unwrap_or(u32::MAX);
+            let mut params = ask.sampling.params(&served.tokenizer, choice, ask.tokens_max);
+            params.logprobs = ask.logprobs;
+            let stops = ask.sampling.stops.clone();
+            let job = Job { prompt: prompt.clone(), params, stops, control: Control::Skip };
+            prepared.push(Prepared { job, reader: reader.clone() });
+        }
+    }
+    Ok(prepared)
+}
+
+/// The prompt that the model's template makes of a conversation.
+pub(crate) fn render(served: &Served, chat: &Chat) -> Result<String, Refused> {
+    let template = served.template.as_ref().ok_or_else(|| {
+        let message = format!(
+            "{} has no chat template: it only continues text, use /v1/completions",
+            served.facts.name
+        );
+        Refused::field("model", message)
+    })?;
+    let tools = match chat.tool_choice {
+        ToolChoice::None => &[],
+        _ => chat.tools.as_slice(),
+    };
+    let extras = Extras { tools, variables: Some(&chat.variables) };
+    template.render_with(&chat.messages, extras, true, now()).map_err(|error| {
+        let field = if matches!(error, Error::NoTools) { "tools" } else { "messages" };
+        Refused::field(field, error.to_string())
+    })
+}
+
+/// The tokens of text that is continued as it is.
+fn encode(served: &Served, prompt: &Plain) -> Result<Vec<u32>, Refused> {
+    let tokenizer = &served.tokenizer;
+    match prompt {
+        Plain::Text(text) => {
+            let special = Special { add_special: true, parse_special: true };
+            tokenizer.encode(text, special).map_err(too_long)
+        }
+        Plain::Tokens(tokens) => {
+            let size = tokenizer.vocab_size();
+            match tokens.iter().find(|id| **id as usize >= size) {
+                None => Ok(tokens.clone()),
+                Some(id) => {
+                    let message =
+                        format!("`prompt` has the token id {id}, the model has {size} tokens");
+                    Err(Refused::field("prompt", message))
+                }
+            }
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "a function for map_err")]
+fn too_long(error: model::tokenizer::Error) -> Refused {
+    Refused::field("prompt", error.to_string())
+}
+
+fn now() -> LocalTime {
+    LocalTime(i64::try_from(crate::seconds_since_1970()).unwrap_or(0))
+}
