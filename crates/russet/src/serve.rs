@@ -4,7 +4,7 @@ use crate::environment::Environment;
 use crate::session::{find, open_device, open_model, say, words};
 use crate::store::sha256_of;
 use anyhow::{Context as _, bail};
-use engine::{Engine, MemoryPlan, Options};
+use engine::{Engine, MemoryPlan, Options, cache_that_fits};
 use hal::Device;
 use model::gguf::Gguf;
 use server::{App, Facts, LoadError, Loaded, Loader, Metrics, Models};
@@ -103,10 +103,14 @@ impl StoreLoader {
         let (model, context) = open_model(Gguf::open(&path)?, self.arguments.ctx, kv)?;
         let model = Arc::new(model);
         let (tokenizer, template) = words(&model, &path)?;
+        let free = hal::cpu::memory_bytes_free().unwrap_or(u64::MAX);
+        let all = self.parallel.saturating_mul(context);
         let options = Options {
             kv,
+            cache_tokens: cache_that_fits(&model, kv, free).max(context).min(all),
             sequences: self.parallel,
             waiting: WAITING,
+            speculate: true,
             prompt_chunk: PROMPT_CHUNK,
             ..Options::single(context)
         };
