@@ -14,7 +14,7 @@ pub(crate) const BLOCK_TOKENS: u32 = 32;
 pub struct MemoryPlan {
     /// Weights, in the layout that the device wants.
     pub weights: u64,
-    /// KV cache for the whole context of every sequence.
+    /// KV cache of all sequences together.
     pub cache: u64,
     /// Activations of the largest step.
     pub activations: u64,
@@ -29,8 +29,7 @@ impl MemoryPlan {
     /// [`Error::BadRequest`] for options that make no sense.
     pub fn new(model: &Model, info: &Info, options: &Options) -> Result<Self, Error> {
         let limits = limits(model, options)?;
-        let tokens =
-            u64::from(limits.sequences) * u64::from(limits.blocks) * u64::from(BLOCK_TOKENS);
+        let tokens = u64::from(options.cache_tokens).next_multiple_of(u64::from(BLOCK_TOKENS));
         Ok(Self {
             weights: weights_on(model, info),
             cache: tokens * token_bytes(model, options.kv),
@@ -74,8 +73,13 @@ pub fn token_bytes(model: &Model, kv: KvFormat) -> u64 {
 /// The model's own context, or as much of it as half of the memory left beside the weights can hold.
 #[must_use]
 pub fn context_that_fits(model: &Model, kv: KvFormat, memory_bytes_free: u64) -> u32 {
+    cache_that_fits(model, kv, memory_bytes_free).min(model.config.context)
+}
+
+/// Tokens of KV cache that half of the memory left beside the weights can hold; whole blocks, at least one.
+#[must_use]
+pub fn cache_that_fits(model: &Model, kv: KvFormat, memory_bytes_free: u64) -> u32 {
     let room = memory_bytes_free.saturating_sub(weight_bytes(model)) / 2;
     let tokens = u32::try_from(room / token_bytes(model, kv).max(1)).unwrap_or(u32::MAX);
-    let fits = (tokens / BLOCK_TOKENS * BLOCK_TOKENS).max(BLOCK_TOKENS);
-    fits.min(model.config.context)
+    (tokens / BLOCK_TOKENS * BLOCK_TOKENS).max(BLOCK_TOKENS)
 }

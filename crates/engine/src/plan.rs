@@ -1,6 +1,7 @@
 //! Commands of a step: the forward pass recorded for one bucket, then sampled.
 use crate::load::{State, Weights, resources};
 use crate::memory::BLOCK_TOKENS;
+use crate::speculate::GUESSES_MAX;
 use crate::{Error, Options};
 use hal::{Buffer, Device, Info, Kind, Prepared};
 use model::{Model, forward};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 pub(crate) fn limits(model: &Model, options: &Options) -> Result<Limits, Error> {
     let zero = [
         (options.context, "the context"),
+        (options.cache_tokens, "the KV cache"),
         (options.sequences, "the number of sequences"),
         (options.prompt_chunk, "the prompt chunk"),
     ];
@@ -25,9 +27,10 @@ pub(crate) fn limits(model: &Model, options: &Options) -> Result<Limits, Error> 
         );
         return Err(Error::BadRequest { what });
     }
+    let rows = options.sequences + if options.speculate { GUESSES_MAX } else { 0 };
     Ok(Limits {
-        tokens: options.prompt_chunk.max(options.sequences),
-        rows: options.sequences,
+        tokens: options.prompt_chunk.max(rows),
+        rows,
         sequences: options.sequences,
         blocks: options.context.div_ceil(BLOCK_TOKENS),
         block_tokens: BLOCK_TOKENS,
@@ -104,7 +107,7 @@ pub(crate) fn planned(
 ) -> Result<(), Error> {
     let null = Arc::new(hal::null::Null::default()) as Arc<dyn Device>;
     let (weights, state) =
-        (Weights::planned(&null, model, info)?, State::new(&null, model, limits, kv)?);
+        (Weights::planned(&null, model, info)?, State::new(&null, model, limits, 1, kv)?);
     let resources = resources(&weights, &state);
     for bucket in buckets(limits) {
         let (recorded, _) = record_for(info.kind, &*null, model, &resources, (bucket, true))?;

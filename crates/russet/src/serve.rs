@@ -5,7 +5,7 @@ use crate::inspect::quantization;
 use crate::session::{find, open_device, open_model, say, words};
 use crate::store::sha256_of;
 use anyhow::{Context as _, bail};
-use engine::{Engine, MemoryPlan, Options};
+use engine::{Engine, MemoryPlan, Options, cache_that_fits};
 use hal::Device;
 use model::chat::ChatTemplate;
 use model::gguf::Gguf;
@@ -18,6 +18,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Requests that may wait for a place in an engine; the server's own limit is reached before.
+const WAITING: u32 = 1 << 16;
 /// Tokens of a prompt that one step takes: short enough that a cancelled answer ends soon.
 const PROMPT_CHUNK: u32 = 128;
 
@@ -111,9 +113,14 @@ impl StoreLoader {
         if let Some(path) = &self.chat_template {
             template = Some(template_of(path, &tokenizer)?);
         }
+        let free = hal::cpu::memory_bytes_free().unwrap_or(u64::MAX);
+        let all = self.parallel.saturating_mul(context);
         let options = Options {
             kv,
+            cache_tokens: cache_that_fits(&model, kv, free).max(context).min(all),
             sequences: self.parallel,
+            waiting: WAITING,
+            speculate: true,
             prompt_chunk: PROMPT_CHUNK,
             ..Options::single(context)
         };
