@@ -5,6 +5,7 @@
 
 mod blocks;
 mod error;
+pub mod grammar;
 mod hash;
 mod load;
 mod memory;
