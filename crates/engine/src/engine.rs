@@ -132,6 +132,8 @@ pub struct Engine {
     pub(crate) rows: Vec<(SequenceId, u32)>,
     pub(crate) sampled: Vec<u8>,
     pub(crate) events: Vec<Event>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) bias_image: Vec<u8>,
     pub(crate) logits: Vec<u8>,
     pub(crate) logits_hash: LogitsHash,
     /// Made when the first text is embedded.
@@ -171,6 +173,8 @@ impl Engine {
             rows: Vec::with_capacity(places),
             sampled: vec![0; 4 * limits.rows as usize],
             events: Vec::with_capacity(2 * places),
+            bias: Vec::new(),
+            bias_image: Vec::new(),
             logits: Vec::new(),
             logits_hash: LogitsHash::default(),
             embedder: None,

@@ -59,6 +59,14 @@ impl Params {
             ),
             ((0.0..=1.0).contains(&s.top_p), "top_p", "0 to 1", s.top_p),
             ((0.0..=1.0).contains(&s.min_p), "min_p", "0 to 1", s.min_p),
+            ((0.0..=1.0).contains(&s.typical_p), "typical_p", "0 to 1", s.typical_p),
+            (
+                (0.0..=1.0).contains(&s.xtc_probability),
+                "xtc_probability",
+                "0 to 1",
+                s.xtc_probability,
+            ),
+            (s.xtc_threshold > 0.0, "xtc_threshold", "more than 0", s.xtc_threshold),
             (
                 finite(s.repetition_penalty) && s.repetition_penalty > 0.0,
                 "repetition_penalty",
@@ -222,7 +230,7 @@ impl Sequence {
             kept: 0,
             path: Path::ROOT,
             place: None,
-            adjust: Adjust::new(&params).map(Box::new),
+            adjust: Adjust::new(&params, prompt).map(Box::new),
             params,
             sampled: 0,
             ended: false,

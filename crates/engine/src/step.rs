@@ -37,6 +37,7 @@ impl Engine {
             return Ok((report, &self.events));
         }
         self.fill_batch(&mut report);
+        self.write_biases()?;
         self.run()?;
         self.collect(&mut report)?;
         Ok((report, &self.events))
@@ -200,9 +201,27 @@ impl Engine {
             let first = rows.len() - 1 - sequence.guesses.len();
             for (at, (_, row)) in (0..).zip(&rows[first..]) {
                 let sampler = sequence.params.sampler;
-                batch.set_sampler(*row, &Sampler { draw: sampler.draw + at, ..sampler });
+                let (draw, biased) = (sampler.draw + at, sequence.adjust.is_some());
+                batch.set_sampler(*row, &Sampler { draw, biased, ..sampler });
             }
         }
+    }
+
+    /// Writes what is added to the logits of the step's rows.
+    fn write_biases(&mut self) -> Result<(), Error> {
+        for (id, row) in &self.rows {
+            let sequence = self.sequences.iter().find(|sequence| sequence.id == *id);
+            let Some(adjust) = sequence.and_then(|sequence| sequence.adjust.as_ref()) else {
+                continue;
+            };
+            self.bias.clear();
+            self.bias.resize(self.model.config.vocabulary as usize, 0.0);
+            adjust.write(&mut self.bias);
+            self.bias_image.clear();
+            self.bias_image.extend(self.bias.iter().flat_map(|bias| bias.to_le_bytes()));
+            self.device.write(self.resources.inputs.bias_row(*row), &self.bias_image)?;
+        }
+        Ok(())
     }
 
     /// Submits the smallest plan that holds the batch and waits for it.

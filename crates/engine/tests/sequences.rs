@@ -1,7 +1,7 @@
 //! Sequences of a tiny model on the CPU device: what an engine's users rely on. No fixture decides here: each test compares two
 //! ways to the same tokens, or counts.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-use engine::{End, Engine, Error, Event, Options, Params, Reuse, SequenceId, WhenFull};
+use engine::{End, Engine, Error, Event, Options, Params, Penalties, Reuse, SequenceId, WhenFull};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;
 use ops::sample::Sampler;
@@ -257,6 +257,30 @@ fn guesses_change_no_token() {
         }
         assert!(accepted > 20 && drafted > accepted, "{name}: {accepted} of {drafted}");
     }
+}
+
+#[test]
+fn biases_and_penalties_reach_the_sampler() {
+    let mut engine = engine("llama.gguf", small(2, 64));
+    let greedy = Params::new(Sampler::GREEDY, 12);
+    let (plain, _) = run(&mut engine, &PROMPT, greedy.clone());
+    // What is forced comes, what is forbidden does not, a neighbour in the batch notices nothing.
+    let forced = Params { logit_bias: vec![(17, 1e4)], ..greedy.clone() };
+    let forbidden = Params { logit_bias: vec![(plain[0], f32::NEG_INFINITY)], ..greedy.clone() };
+    let neighbour = engine.start(&PROMPT, greedy.clone()).unwrap();
+    engine.start(&PROMPT, forced).unwrap();
+    let answers = finish(&mut engine);
+    for (id, tokens, _) in &answers {
+        assert_eq!(*tokens, if *id == neighbour { plain.clone() } else { vec![17; 12] });
+        engine.release(*id);
+    }
+    assert!(!run(&mut engine, &PROMPT, forbidden).0.contains(&plain[0]));
+    // With a presence penalty far above any logit no token comes twice.
+    let penalties = Penalties { presence: 1e4, ..Penalties::default() };
+    let (mut once, _) = run(&mut engine, &PROMPT, Params { penalties, ..greedy });
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), 12);
 }
 
 #[test]
