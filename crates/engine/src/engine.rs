@@ -136,6 +136,8 @@ pub struct Engine {
     pub(crate) bias_image: Vec<u8>,
     pub(crate) logits: Vec<u8>,
     pub(crate) logits_hash: LogitsHash,
+    /// A smaller model that guesses.
+    pub(crate) draft: Option<Box<Self>>,
     /// Made when the first text is embedded.
     pub(crate) embedder: Option<Embedder>,
 }
@@ -177,6 +179,7 @@ impl Engine {
             bias_image: Vec::new(),
             logits: Vec::new(),
             logits_hash: LogitsHash::default(),
+            draft: None,
             embedder: None,
             steps: Vec::new(),
             device,
@@ -331,6 +334,9 @@ impl Engine {
         self.blocks.give_back(&sequence.blocks);
         sequence.blocks.clear();
         (sequence.cached, sequence.kept, sequence.row) = (0, 0, None);
+        sequence.guesses.clear();
+        let draft = sequence.draft.take();
+        self.leave_draft(draft);
     }
 
     /// Tokens that one sequence can hold.

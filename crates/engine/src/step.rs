@@ -20,6 +20,7 @@ impl Engine {
     /// Device errors; the sequences stay as they were before the step.
     pub fn step(&mut self) -> Result<(Report, &[Event]), Error> {
         self.events.clear();
+        self.guess()?;
         self.schedule();
         let mut report = Report { paused: to_u32(self.plan.pause.len()), ..Report::default() };
         for at in 0..self.plan.pause.len() {
@@ -45,15 +46,7 @@ impl Engine {
 
     fn schedule(&mut self) {
         self.items.clear();
-        let room = self.room() as usize;
         for index in 0..self.sequences.len() {
-            let sequence = &mut self.sequences[index];
-            if self.options.speculate && sequence.goes_on() {
-                let left = room - sequence.tokens.len();
-                sequence.guess(self.draft_cost, left.saturating_sub(1));
-            } else {
-                sequence.guesses.clear();
-            }
             let item = self.item(index);
             self.items.push(item);
         }
@@ -90,7 +83,7 @@ impl Engine {
         let pending = sequence.pending(cached);
         Item {
             runs,
-            pending: if sequence.ended { 0 } else { to_u32(pending.len()) },
+            pending: if sequence.rests() { 0 } else { to_u32(pending.len()) },
             answers: cached >= sequence.prompt,
             more: cached + pending.len() < sequence.tokens.len(),
             drafts: to_u32(sequence.guesses.len()),
@@ -292,7 +285,7 @@ impl Engine {
     /// Lets others find the blocks that are full now.
     fn keep_read(&mut self, index: usize) {
         let sequence = &mut self.sequences[index];
-        while (sequence.kept + 1) * BLOCK <= sequence.cached {
+        while sequence.shares && (sequence.kept + 1) * BLOCK <= sequence.cached {
             let (start, end) = (sequence.kept * BLOCK, (sequence.kept + 1) * BLOCK);
             let block = sequence.blocks[sequence.kept];
             let prompts = end <= sequence.prompt;
