@@ -33,13 +33,14 @@ pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refus
                 (None, grammar) => constraint(served, grammar.as_ref())?,
             };
             let reader = || Reader::chat(chat, format, &prompt);
-            jobs(served, ask, vec![tokens], constraint, format.markers().collect(), reader)
+            let markers: Vec<&str> = format.markers().collect();
+            jobs(served, ask, &[tokens], constraint.as_ref(), &markers, reader)
         }
         Prompts::Plain(prompts) => {
             let encode = |prompt: &Plain| encode(served, prompt);
-            let prompts = prompts.iter().map(encode).collect::<Result<_, _>>()?;
+            let prompts = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
             let constraint = constraint(served, ask.grammar.as_ref())?;
-            jobs(served, ask, prompts, constraint, Vec::new(), Reader::default)
+            jobs(served, ask, &prompts, constraint.as_ref(), &[], Reader::default)
         }
     }
 }
@@ -47,9 +48,9 @@ pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refus
 fn jobs(
     served: &Served,
     ask: &Ask,
-    prompts: Vec<Vec<u32>>,
-    constraint: Option<Constraint>,
-    markers: Vec<&'static str>,
+    prompts: &[Vec<u32>],
+    constraint: Option<&Constraint>,
+    markers: &[&'static str],
     reader: impl Fn() -> Reader,
 ) -> Result<Vec<Prepared>, Refused> {
     if constraint.is_some() {
@@ -69,7 +70,7 @@ fn jobs(
                 params,
                 stops: ask.sampling.stops.clone(),
                 control: Control::Skip,
-                markers: markers.clone(),
+                markers: markers.to_vec(),
             };
             prepared.push(Prepared { job, reader: reader() });
         }
