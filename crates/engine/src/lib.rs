@@ -8,6 +8,7 @@ mod blocks;
 mod embed;
 mod engine;
 mod error;
+pub mod grammar;
 mod hash;
 mod load;
 mod logprobs;

@@ -49,7 +49,6 @@ pub(crate) fn prompt(given: Option<&str>) -> anyhow::Result<String> {
 }
 
 pub(crate) fn messages(system: Option<&str>, prompt: String) -> Vec<Message> {
-    let system =
-        system.map(|content| Message { role: "system".to_owned(), content: content.to_owned() });
-    system.into_iter().chain([Message { role: "user".to_owned(), content: prompt }]).collect()
+    let system = system.map(|content| Message::new("system", content));
+    system.into_iter().chain([Message::new("user", prompt)]).collect()
 }

@@ -5,32 +5,43 @@
 
 mod clock;
 mod json;
+mod message;
+mod output;
 #[cfg(test)]
 mod tests;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Serde, Value, merge_maps};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use minijinja_contrib::pycompat;
+use serde_json::{Map, Value as Json};
 
 use crate::gguf::{self, Metadata};
 use crate::tokenizer::Tokenizer;
 
 pub use clock::LocalTime;
+pub use message::{Message, ToolCall};
+pub use output::{Choice, ChoiceError, Delta, Format, OutputParser};
 
 const KEY: &str = "tokenizer.chat_template";
 const NAME: &str = "chat template";
+/// How SmolLM3's template names its tools.
+const XML_TOOLS: &str = "xml_tools";
+/// Where Phi-4's template looks for them.
+const MESSAGE_TOOLS: &str = "message['tools']";
 
 /// Steps a template may take: a long chat takes thousands, a template that never ends all of them.
 const STEPS_MAX: u64 = 20_000_000;
 const SOURCE_BYTES_MAX: usize = 1 << 20;
 
-/// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    pub content: String,
+/// What a prompt may hold beside the messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// The functions that the model may call, as in OpenAI's `tools`:
+    /// `{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}`.
+    pub tools: &'a [Json],
+    /// Variables of this template, such as `enable_thinking`. Those that every template has win.
+    pub variables: Option<&'a Map<String, Json>>,
 }
 
 /// Why a chat cannot be rendered.
@@ -59,6 +70,11 @@ pub enum Error {
         #[source]
         source: minijinja::Error,
     },
+    /// The template would leave the tools out, so the model would never see them.
+    #[error(
+        "the model's chat template has no place for tools; leave `tools` out or use a model made for tool calls"
+    )]
+    NoTools,
 }
 
 /// What a template raised by `raise_exception`.
@@ -70,6 +86,7 @@ struct Raised(String);
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     bos: String,
     eos: String,
 }
@@ -93,7 +110,27 @@ impl ChatTemplate {
             Ok(environment)
         };
         let environment = compile().map_err(|source| Error::Syntax { source })?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        let [source, bos, eos] = [source, bos, eos].map(str::to_owned);
+        Ok(Self { environment, source, bos, eos })
+    }
+
+    /// The Jinja source.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the template looks at the variable `name`: `tools`, `enable_thinking`.
+    #[must_use]
+    pub fn reads(&self, name: &str) -> bool {
+        reads(&self.source, name)
+    }
+
+    /// Whether the model would see tools: the template shows some variable for them.
+    #[must_use]
+    pub fn takes_tools(&self) -> bool {
+        ["tools", XML_TOOLS].iter().any(|name| self.reads(name))
+            || self.source.contains(MESSAGE_TOOLS)
     }
 
     /// The prompt for `messages`; with `add_generation_prompt` it ends where the answer begins. `now`
@@ -106,10 +143,28 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         now: LocalTime,
     ) -> Result<String, Error> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
-            .collect();
+        self.render_with(messages, Extras::default(), add_generation_prompt, now)
+    }
+
+    /// As [`Self::render`], with tools and the template's own variables.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        extras: Extras<'_>,
+        add_generation_prompt: bool,
+        now: LocalTime,
+    ) -> Result<String, Error> {
+        if !extras.tools.is_empty() && !self.takes_tools() {
+            return Err(Error::NoTools);
+        }
+        let mut messages: Vec<_> = messages.iter().map(Message::fields).collect();
+        if !extras.tools.is_empty() && self.source.contains(MESSAGE_TOOLS) {
+            message::add_tools(&mut messages, extras.tools);
+        }
+        let messages = Value::from(Serde(messages));
+        let tools = (!extras.tools.is_empty()).then(|| Value::from(Serde(extras.tools)));
+        let xml_tools = tools.as_ref().map(|tools| Value::from_pairs([(XML_TOOLS, tools.clone())]));
+        let xml_tools = Value::from(xml_tools);
         let strftime_now = Value::from_function(move |format: &str| {
             now.format(format).map_err(|directive| {
                 let detail = format!("strftime_now does not know %{directive}");
@@ -120,7 +175,8 @@ impl ChatTemplate {
             messages, add_generation_prompt, strftime_now,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
-            tools => Value::from(()),
+            tools,
+            ..merge_maps([Value::from(Serde(extras.variables)), xml_tools])
         };
         self.environment
             .get_template(NAME)
@@ -181,4 +237,41 @@ fn without_generation_tags(source: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// Whether `name` stands as a variable in some tag of a template.
+fn reads(source: &str, name: &str) -> bool {
+    let mut rest = source;
+    while let Some((_, tag)) = rest.split_once('{') {
+        rest = tag;
+        let close = match tag.as_bytes().first() {
+            Some(b'%') => "%}",
+            Some(b'{') => "}}",
+            Some(b'#') => "#}",
+            _ => continue,
+        };
+        let Some((inner, after)) = tag.split_once(close) else { return false };
+        if close != "#}" && variables(inner).any(|variable| variable == name) {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// Names outside string literals that are not attributes of others.
+fn variables(tag: &str) -> impl Iterator<Item = &str> {
+    let (mut quote, mut escaped) = (None, false);
+    let between = move |c: char| match quote {
+        Some(end) => {
+            quote = quote.filter(|_| c != end || escaped);
+            escaped = c == '\\' && !escaped;
+            true
+        }
+        None => {
+            quote = matches!(c, '"' | '\'').then_some(c);
+            !(c.is_alphanumeric() || matches!(c, '_' | '.'))
+        }
+    };
+    tag.split(between).filter_map(|word| word.split('.').next())
 }

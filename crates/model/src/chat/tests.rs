@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::{ChatTemplate, Error, LocalTime, Message};
+use super::{ChatTemplate, Error, Extras, LocalTime, Message, ToolCall};
 use crate::gguf::{Gguf, Metadata};
 use crate::tokenizer::Tokenizer;
 
@@ -16,10 +16,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn messages(chat: &Json) -> Vec<Message> {
-    let message = |m: &Json| Message {
-        role: m[0].as_str().unwrap().to_owned(),
-        content: m[1].as_str().unwrap().to_owned(),
-    };
+    let message = |m: &Json| Message::new(m[0].as_str().unwrap(), m[1].as_str().unwrap());
     chat.as_array().unwrap().iter().map(message).collect()
 }
 
@@ -67,6 +64,99 @@ fn templates_render_as_in_jinja2() {
         }
     }
     assert_eq!(count, 8);
+}
+
+/// A message of fixtures/chat/tools.json, in OpenAI's form but for the arguments.
+fn message(json: &Json) -> Message {
+    let text = |key: &str| json[key].as_str().map(str::to_owned);
+    let call = |call: &Json| ToolCall {
+        id: call["id"].as_str().unwrap().to_owned(),
+        name: call["function"]["name"].as_str().unwrap().to_owned(),
+        arguments: call["function"]["arguments"].clone(),
+    };
+    Message {
+        role: text("role").unwrap(),
+        content: text("content").unwrap(),
+        reasoning: text("reasoning_content"),
+        tool_calls: json["tool_calls"].as_array().into_iter().flatten().map(call).collect(),
+        tool_call_id: text("tool_call_id"),
+        name: text("name"),
+    }
+}
+
+#[test]
+fn tools_calls_and_variables_render_as_in_jinja2() {
+    let text = std::fs::read_to_string(fixtures().join("tools.json")).unwrap();
+    let fixture: Json = serde_json::from_str(&text).unwrap();
+    for (name, expected) in fixture["expected"].as_object().unwrap() {
+        let source = std::fs::read_to_string(fixtures().join(format!("{name}.jinja"))).unwrap();
+        let template = ChatTemplate::new(&source, "<bos>", "</eos>").unwrap();
+        for (case, expected) in
+            fixture["cases"].as_array().unwrap().iter().zip(expected.as_array().unwrap())
+        {
+            let messages: Vec<Message> =
+                case["messages"].as_array().unwrap().iter().map(message).collect();
+            let extras = Extras {
+                tools: case["tools"].as_array().unwrap(),
+                variables: case["variables"].as_object(),
+            };
+            let found = template.render_with(&messages, extras, true, NOW).unwrap();
+            assert_eq!(Some(found.as_str()), expected["text"].as_str(), "{name}: {case}");
+        }
+    }
+}
+
+#[test]
+fn a_template_without_tools_refuses_them() {
+    let tools = [serde_json::json!({"type": "function", "function": {"name": "f"}})];
+    let extras = Extras { tools: &tools, ..Extras::default() };
+    let refused = |source: &str| {
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        matches!(template.render_with(&[], extras, true, NOW), Err(Error::NoTools))
+    };
+    for source in ["{{ 'tools' }}", "{# tools #}", "tools {{ m.tools }}", r#"{{ "\" tools" }}"#] {
+        assert!(refused(source), "{source}");
+    }
+    for source in
+        ["{{ tools }}", "{%- if not tools is defined %}{% endif %}", "{{ '}' ~ tools[0] }}"]
+    {
+        assert!(!refused(source), "{source}");
+    }
+    let names = ["smollm2", "phi3.5", "qwen2.5", "qwen3", "mistral-nemo"];
+    let reads = names.map(|name| {
+        let source = std::fs::read_to_string(fixtures().join(format!("{name}.jinja"))).unwrap();
+        ChatTemplate::new(&source, "", "").unwrap().reads("tools")
+    });
+    assert_eq!(reads, [false, false, true, true, true]);
+}
+
+/// As on Phi-4-mini's model card.
+#[test]
+fn tools_go_into_the_system_message_where_the_template_looks_for_them() {
+    let source = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\
+        {% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}\
+        <|tool|>{{ message['tools'] }}<|/tool|>{% endif %}<|end|>{% endfor %}";
+    let template = ChatTemplate::new(source, "", "").unwrap();
+    let tools = [serde_json::json!({"type": "function", "function": {"name": "f"}})];
+    let extras = Extras { tools: &tools, ..Extras::default() };
+    let messages = [Message::new("system", "Be brief."), Message::new("user", "x")];
+    let shown = "<|tool|>[{\"name\":\"f\"}]<|/tool|><|end|><|user|>x<|end|>";
+    let render = |messages: &[Message]| template.render_with(messages, extras, true, NOW).unwrap();
+    assert_eq!(render(&messages), format!("<|system|>Be brief.{shown}"));
+    assert_eq!(render(&messages[1..]), format!("<|system|>{shown}"));
+    assert!(!template.render(&messages, true, NOW).unwrap().contains("tool"));
+    // As SmolLM3's template does.
+    let template = ChatTemplate::new(
+        "{{ xml_tools[0].function.name if tools else xml_tools }}{{ x }}",
+        "",
+        "",
+    )
+    .unwrap();
+    let variables = serde_json::json!({"x": 7, "xml_tools": 8});
+    let extras = Extras { variables: variables.as_object(), ..extras };
+    assert_eq!(template.render_with(&messages, extras, true, NOW).unwrap(), "f7");
+    let extras = Extras { tools: &[], ..extras };
+    assert_eq!(template.render_with(&messages, extras, true, NOW).unwrap(), "87");
 }
 
 #[test]

@@ -49,10 +49,7 @@ pub(super) struct TooLong {
 impl Conversation {
     /// What the model is shown: the system message and the turns in `shown`.
     pub(super) fn messages(&self, shown: std::ops::Range<usize>) -> Vec<Message> {
-        let message = |role: &str, content: &String| Message {
-            role: role.to_owned(),
-            content: content.clone(),
-        };
+        let message = |role: &str, content: &String| Message::new(role, content);
         let system = self.system.iter().map(|content| message("system", content));
         let turns = self.turns[shown]
             .iter()
@@ -72,7 +69,7 @@ impl Conversation {
         let mut forgotten = self.forgotten.min(before);
         let mut prompt = |first| {
             let mut messages = self.messages(first..before);
-            messages.push(Message { role: "user".to_owned(), content: question.to_owned() });
+            messages.push(Message::new("user", question));
             tokens_of(&messages)
         };
         let mut tokens = prompt(forgotten)?;
