@@ -10,6 +10,7 @@ mod fake;
 mod golden;
 mod models;
 mod msl;
+mod page;
 mod process;
 mod python;
 mod setup;
@@ -29,6 +30,7 @@ usage: cargo xtask TASK
   cross    lints for aarch64-apple-darwin, links for it and x86_64-apple-darwin, against stubs of their libraries
   dist     the release binaries for this machine and for Macs, with their SHA-256; --help says where
   fake     lints and tests the Metal driver on Linux, on crates/fake-metal in place of Apple's frameworks
+  page     tests the server's chat page in a headless browser; --help lists options
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
 ";
@@ -47,7 +49,7 @@ fn run() -> Result<()> {
     let tasks: Vec<String> = std::env::args().skip(1).collect();
     let (task, options) = match tasks.as_slice() {
         [task, options @ ..]
-            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl") =>
+            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl" | "page") =>
         {
             (task, options)
         }
@@ -62,6 +64,7 @@ fn run() -> Result<()> {
         "tidy" => tidy::run(),
         "dist" => dist::dist(options),
         "fake" => check::fake(),
+        "page" => report(&page::run(options)?),
         "cross" => report(&darwin::check()?),
         "golden" => golden::run(),
         "help" | "--help" | "-h" => {

@@ -8,6 +8,7 @@
 pub mod http;
 mod metrics;
 mod models;
+mod page;
 mod service;
 
 pub use http::{App, Options, Stop, Tls, serve, stop};

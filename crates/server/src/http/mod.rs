@@ -3,6 +3,7 @@ mod accept;
 mod error;
 mod gate;
 mod health;
+mod page;
 mod running;
 
 pub use accept::{Stop, Tls, serve, stop};
@@ -68,6 +69,8 @@ impl App {
 /// All routes behind the gate.
 pub(crate) fn router(app: &Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/page/{file}", get(page::page))
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
         .fallback(error::not_found)
