@@ -5,6 +5,7 @@ mod error;
 mod gate;
 mod health;
 mod openai;
+mod page;
 mod running;
 
 pub use accept::{Stop, Tls, serve, stop};
@@ -71,6 +72,8 @@ impl App {
 /// All routes behind the gate.
 pub(crate) fn router(app: &Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/page/{file}", get(page::page))
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
         .merge(openai::routes())
