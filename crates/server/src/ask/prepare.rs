@@ -53,18 +53,13 @@ fn jobs(
     markers: &[&'static str],
     reader: impl Fn() -> Reader,
 ) -> Result<Vec<Prepared>, Refused> {
-    if constraint.is_some() {
-        return Err(Refused::field(
-            "response_format",
-            "this engine cannot hold answers to a grammar",
-        ));
-    }
     let mut prepared = Vec::with_capacity(prompts.len() * ask.n as usize);
     for prompt in prompts {
         for _ in 0..ask.n {
             let choice = u32::try_from(prepared.len()).unwrap_or(u32::MAX);
             let mut params = ask.sampling.params(&served.tokenizer, choice, ask.tokens_max);
             params.logprobs = ask.logprobs;
+            params.constraint = constraint.cloned();
             let job = Job {
                 prompt: prompt.clone(),
                 params,
