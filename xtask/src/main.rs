@@ -13,6 +13,7 @@ mod msl;
 mod process;
 mod python;
 mod setup;
+mod soak;
 mod tidy;
 
 use anyhow::{Result, bail};
@@ -30,6 +31,7 @@ usage: cargo xtask TASK
   dist     the release binaries for this machine and for Macs, with their SHA-256; --help says where
   fake     lints and tests the Metal driver on Linux, on crates/fake-metal in place of Apple's frameworks
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
+  soak     a thousand clients at a real server for ten minutes, half of which go away; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
 ";
 
@@ -47,7 +49,7 @@ fn run() -> Result<()> {
     let tasks: Vec<String> = std::env::args().skip(1).collect();
     let (task, options) = match tasks.as_slice() {
         [task, options @ ..]
-            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl") =>
+            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl" | "soak") =>
         {
             (task, options)
         }
@@ -59,6 +61,7 @@ fn run() -> Result<()> {
         "setup" => report(&setup::run()?),
         "msl" => msl::run(options),
         "models" => report(&models::run()?),
+        "soak" => soak::run(options),
         "tidy" => tidy::run(),
         "dist" => dist::dist(options),
         "fake" => check::fake(),
