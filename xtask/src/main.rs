@@ -15,6 +15,7 @@ mod page;
 mod process;
 mod python;
 mod setup;
+mod soak;
 mod tidy;
 
 use anyhow::{Result, bail};
@@ -34,6 +35,7 @@ usage: cargo xtask TASK
   fake     lints and tests the Metal driver on Linux, on crates/fake-metal in place of Apple's frameworks
   page     tests the server's chat page in a headless browser; --help lists options
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
+  soak     a thousand clients at a real server for ten minutes, half of which go away; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
 ";
 
@@ -51,7 +53,8 @@ fn run() -> Result<()> {
     let tasks: Vec<String> = std::env::args().skip(1).collect();
     let (task, options) = match tasks.as_slice() {
         [task, options @ ..]
-            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl" | "page") =>
+            if options.is_empty()
+                || matches!(task.as_str(), "bench" | "dist" | "msl" | "page" | "soak") =>
         {
             (task, options)
         }
@@ -63,6 +66,7 @@ fn run() -> Result<()> {
         "setup" => report(&setup::run()?),
         "msl" => msl::run(options),
         "models" => report(&models::run()?),
+        "soak" => soak::run(options),
         "tidy" => tidy::run(),
         "dist" => dist::dist(options),
         "fake" => check::fake(),

@@ -236,6 +236,16 @@ impl Engine {
         &self.options
     }
 
+    /// Bytes of the weights that lie where the device computes from, and all of them.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn weights_resident(&self) -> Result<(u64, u64), Error> {
+        let spans = &self.resources.weights;
+        let resident: hal::Result<u64> = spans.iter().map(|span| self.device.resident(*span)).sum();
+        Ok((resident?, spans.iter().map(|span| span.bytes).sum()))
+    }
+
     #[must_use]
     pub fn status(&self) -> Status {
         let (total, places) = (self.blocks.total(), to_u32(self.places.len()));

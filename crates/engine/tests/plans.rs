@@ -42,6 +42,9 @@ impl Device for Paper {
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()> {
         self.null.read(source, target)
     }
+    fn resident(&self, span: Span) -> Result<u64> {
+        self.null.resident(span)
+    }
     fn load(&self, program: &'static Program) -> Result<Kernel> {
         let mut programs = self.programs.lock().unwrap();
         if !programs.iter().any(|known| std::ptr::eq(*known, program)) {

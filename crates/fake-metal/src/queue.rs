@@ -54,6 +54,7 @@ extern "C" fn new_residency_descriptor(_: &Class, _: Sel) -> Id {
 class!(RESIDENCY_SET, c"MTLResidencySet", [], [
     "addAllocation:" => residency_add,
     "removeAllocation:" => residency_remove,
+    "containsAllocation:" => residency_contains,
     "commit" => residency_commit,
     "requestResidency" => residency_request,
 ]);
@@ -85,6 +86,12 @@ extern "C" fn residency_add(this: &Object, _: Sel, allocation: &'static Object) 
 
 extern "C" fn residency_remove(this: &Object, _: Sel, allocation: &'static Object) {
     lock(&this.body::<Residency>().0).next.retain(|known| !ptr::eq(known.get(), allocation));
+}
+
+extern "C" fn residency_contains(this: &Object, _: Sel, allocation: &'static Object) -> bool {
+    let residency = this.body::<Residency>();
+    let sets = lock(&residency.0);
+    sets.next.iter().any(|known| ptr::eq(known.get(), allocation))
 }
 
 extern "C" fn residency_commit(this: &Object, _: Sel) {

@@ -40,6 +40,9 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn write(&self, target: Span, source: &[u8]) -> Result<()>;
     /// Copies the start of `source` out; it must hold as many bytes.
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()>;
+    /// How many bytes of a span lie where the device computes from, now: pages that were swapped out, or are a file's and were
+    /// let go, do not.
+    fn resident(&self, span: Span) -> Result<u64>;
     /// Makes a program callable. Loading one twice returns the same kernel.
     fn load(&self, program: &'static Program) -> Result<Kernel>;
     /// Checks and translates commands once, so that they can be submitted at every step.

@@ -65,6 +65,9 @@ impl Device for Null {
         target.fill(0);
         self.state().buffers.get(source.buffer.0).map(drop)
     }
+    fn resident(&self, span: Span) -> Result<u64> {
+        self.state().buffers.get(span.buffer.0).map(|_| span.bytes)
+    }
     fn load(&self, program: &'static Program) -> Result<Kernel> {
         let mut state = self.state();
         for kernel in &state.loaded {

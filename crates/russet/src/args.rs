@@ -172,12 +172,33 @@ pub(crate) struct ServeArguments {
     /// A file with a chat template (Jinja) to use in place of the model's own
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
-    /// A file with one API key a line; requests must carry one of them
+    /// A smaller model of the same family that guesses tokens: same answers, sooner where it guesses well
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft: Option<String>,
+    /// A file with one API key a line, or sha256:HEX of one; requests must carry one of them
     #[arg(long, value_name = "FILE")]
     pub(crate) api_keys: Option<PathBuf>,
     /// Origin of web pages that may ask, such as https://example.org; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
+    /// Certificate of the server and those that lead to its root, as PEM: answer over TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Where to POST once the model answers; the server ends with an error when that cannot be delivered
+    #[arg(long, value_name = "URL")]
+    pub(crate) callback_url: Option<String>,
+    /// This worker's id in the callback [default: drawn]
+    #[arg(long, value_name = "ID")]
+    pub(crate) worker_id: Option<String>,
+    /// The model's reference in the callback [default: --model]
+    #[arg(long, value_name = "REF")]
+    pub(crate) model_ref: Option<String>,
+    /// This server's address in the callback [default: the one it listens on]
+    #[arg(long, value_name = "URI")]
+    pub(crate) uri: Option<String>,
     /// Answers that are written at the same time
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) parallel: u32,

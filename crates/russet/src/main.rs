@@ -2,6 +2,7 @@
 mod answer;
 mod args;
 mod bench;
+mod callback;
 mod chat;
 mod devices;
 mod doctor;

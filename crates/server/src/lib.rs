@@ -11,16 +11,18 @@ mod metrics;
 mod models;
 mod page;
 mod service;
+mod worker;
 
-pub use http::{App, Options, Stop, Tls, serve, stop};
+pub use http::{App, Options, ServeError, Stop, Tls, TlsError, serve, stop};
 pub use metrics::Metrics;
-pub use models::{Facts, LoadError, Loaded, Loader, Models, Served};
+pub use models::{Facts, LoadError, Loaded, Loader, Models, Planned, Served};
 pub use service::{
     Answer, Ended, Failure, Job, Piece, Reason, Service, Status, TokenFacts, Update, Usage,
 };
 
 /// 64 bits of the system's randomness, by way of the standard library's hasher.
-pub(crate) fn drawn() -> u64 {
+#[must_use]
+pub fn drawn() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

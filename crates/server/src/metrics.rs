@@ -121,12 +121,16 @@ impl Metrics {
         to.register("kv_blocks", "KV blocks in all", self.blocks_total.clone());
     }
 
-    /// Everything in the text format of `OpenMetrics`.
+    /// Everything in the text format of `OpenMetrics`, with how busy all models are together.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, status: &Status) -> String {
+        self.running.set(i64::from(status.running));
+        self.waiting.set(i64::from(status.waiting));
+        self.blocks_used.set(i64::from(status.blocks_used));
+        self.blocks_total.set(i64::from(status.blocks_total));
         let mut text = String::new();
         // Writing into a string does not fail.
-        drop(encode(&mut text, &self.registry));
+        let _written = encode(&mut text, &self.registry);
         text
     }
 
@@ -168,12 +172,5 @@ impl Metrics {
     /// An answer that ended in another way: `failed`, `cancelled`, `timeout`.
     pub(crate) fn count_end(&self, reason: &'static str) {
         self.ends.get_or_create(&End { reason }).inc();
-    }
-
-    pub(crate) fn status(&self, status: &Status) {
-        self.running.set(i64::from(status.running));
-        self.waiting.set(i64::from(status.waiting));
-        self.blocks_used.set(i64::from(status.blocks_used));
-        self.blocks_total.set(i64::from(status.blocks_total));
     }
 }

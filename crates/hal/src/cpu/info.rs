@@ -95,6 +95,12 @@ pub fn memory_bytes_free() -> Option<u64> {
     Some(control_group().map_or(machine, |limit| limit.bytes_free.min(machine)))
 }
 
+/// Memory of this process that lies in RAM, in bytes. None where the system does not tell.
+#[must_use]
+pub fn memory_bytes_used() -> Option<u64> {
+    Some(field_kib(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")? * 1024)
+}
+
 fn control_group() -> Option<super::cgroup::MemoryLimit> {
     memory_limit(|path| std::fs::read_to_string(path).ok())
 }

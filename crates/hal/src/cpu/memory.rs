@@ -138,6 +138,18 @@ impl HostBuffers {
         Ok((memory.pointer().wrapping_add(offset), bytes))
     }
 
+    /// How many bytes of a span lie in RAM.
+    ///
+    /// # Errors
+    /// As [`Self::place`]; [`Error::Failed`] when the system does not tell.
+    pub fn resident(&self, span: Span) -> Result<u64> {
+        let (pointer, bytes) = self.place(span)?;
+        super::resident::resident(pointer, bytes).map_err(|error| Error::Failed {
+            device: self.device.to_owned(),
+            reason: format!("cannot ask which pages lie in memory: {error}"),
+        })
+    }
+
     /// Copies bytes to the start of a span.
     ///
     /// # Errors

@@ -7,10 +7,11 @@ mod measure;
 mod memory;
 mod pieces;
 mod pool;
+mod resident;
 mod threads;
 
 pub use host::{Host, HostLaunch, Plain, Shared};
-pub use info::{info, memory_bytes_free};
+pub use info::{info, memory_bytes_free, memory_bytes_used};
 pub use measure::{int8_ops_per_second, read_bytes_per_second};
 pub use threads::default_threads;
 
@@ -222,6 +223,10 @@ impl Device for Cpu {
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()> {
         // SAFETY: no work runs while the state is locked.
         unsafe { self.state().buffers.read(source, target) }
+    }
+
+    fn resident(&self, span: Span) -> Result<u64> {
+        self.state().buffers.resident(span)
     }
 
     fn load(&self, program: &'static Program) -> Result<Kernel> {

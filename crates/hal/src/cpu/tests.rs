@@ -193,3 +193,21 @@ fn pieces_cover_every_item_once_under_any_number_of_threads() {
         }
     }
 }
+
+#[test]
+fn only_pages_that_were_touched_lie_in_memory() {
+    let cpu = Cpu::open(CpuOptions { threads: Some(1) }).unwrap();
+    // Larger than any page, and too small for the huge ones.
+    let page = 1 << 16;
+    let buffer = cpu.alloc(Memory::Bytes(8 * page)).unwrap();
+    let span = |offset, bytes| Span { buffer, offset, bytes };
+    assert_eq!(cpu.resident(span(0, 8 * page)).unwrap(), 0);
+    cpu.write(span(3 * page, page), &vec![1; 1 << 16]).unwrap();
+    assert_eq!(cpu.resident(span(0, 8 * page)).unwrap(), page);
+    assert_eq!(cpu.resident(span(3 * page - 5, 105)).unwrap(), 100);
+    assert_eq!(cpu.resident(span(4 * page - 7, 2 * page)).unwrap(), 7);
+    assert_eq!(cpu.resident(span(5, 0)).unwrap(), 0);
+    assert!(matches!(cpu.resident(span(8 * page, 1)), Err(Error::BadSpan { .. })));
+    cpu.free(Handle::Buffer(buffer));
+    assert!(matches!(cpu.resident(span(0, 1)), Err(Error::Stale { .. })));
+}

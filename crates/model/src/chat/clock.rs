@@ -36,6 +36,13 @@ struct Date {
     weekday: usize,
 }
 
+/// As ISO 8601 has it, without a zone.
+impl std::fmt::Display for LocalTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.format("%Y-%m-%dT%H:%M:%S").map_err(|_| std::fmt::Error)?)
+    }
+}
+
 impl LocalTime {
     /// The time as C's `strftime` writes it in English. The error is the directive that is not known.
     pub(super) fn format(self, format: &str) -> Result<String, char> {

@@ -189,6 +189,10 @@ impl Device for Soft {
         unsafe { self.state().buffers.read(source, target) }
     }
 
+    fn resident(&self, span: Span) -> Result<u64> {
+        self.state().buffers.resident(span)
+    }
+
     fn load(&self, program: &'static Program) -> Result<Kernel> {
         let known = |state: &State| {
             let same = |kernel: &&Kernel| {

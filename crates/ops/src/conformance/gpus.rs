@@ -98,6 +98,9 @@ impl Device for Visit {
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()> {
         self.device.read(source, target)
     }
+    fn resident(&self, span: Span) -> Result<u64> {
+        self.device.resident(span)
+    }
     fn load(&self, program: &'static Program) -> Result<Kernel> {
         self.device.load(program)
     }

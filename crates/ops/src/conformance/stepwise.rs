@@ -59,6 +59,9 @@ impl Device for Stepwise {
     fn read(&self, source: Span, target: &mut [u8]) -> Result<()> {
         self.cpu.read(source, target)
     }
+    fn resident(&self, span: Span) -> Result<u64> {
+        self.cpu.resident(span)
+    }
     fn load(&self, program: &'static Program) -> Result<Kernel> {
         self.cpu.load(program)
     }

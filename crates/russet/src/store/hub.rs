@@ -329,7 +329,7 @@ fn encoded(path: &str) -> String {
 }
 
 /// Graviola panics without these; its README lists them.
-fn missing_for_tls() -> Option<&'static str> {
+pub(crate) fn missing_for_tls() -> Option<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let fine = is_x86_feature_detected!("aes")
         && is_x86_feature_detected!("ssse3")

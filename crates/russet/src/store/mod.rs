@@ -21,6 +21,7 @@ mod wheel;
 mod tests;
 
 pub(crate) use error::StoreError;
+pub(crate) use hub::missing_for_tls;
 pub(crate) use manifest::Entry;
 pub(crate) use partial::sha256_of;
 pub(crate) use progress::{Progress, Terminal};

@@ -65,10 +65,16 @@ impl Refused {
 
     pub(crate) fn response(&self, style: Style) -> Response {
         let mut response = (self.status, Json(self.body(style))).into_response();
-        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        Self::tell_when(&mut response);
+        response
+    }
+
+    /// Says when to ask again, where it makes sense to.
+    pub(crate) fn tell_when(response: &mut Response) {
+        let later = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        if later.contains(&response.status()) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        response
     }
 }
 
@@ -83,6 +89,7 @@ impl From<LoadError> for Refused {
         let (status, code) = match &error {
             LoadError::Unknown { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
             LoadError::Memory { .. } => (StatusCode::SERVICE_UNAVAILABLE, "insufficient_memory"),
+            LoadError::Loading { .. } => (StatusCode::SERVICE_UNAVAILABLE, "model_loading"),
             LoadError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "model_load_failed"),
         };
         Self::new(status, code, error.to_string())
@@ -103,6 +110,9 @@ impl From<Refusal> for Refused {
             }
             Refusal::Engine(engine::Error::Memory { .. }) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "insufficient_memory")
+            }
+            Refusal::Engine(engine::Error::Device(hal::Error::OutOfMemory { .. })) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "out_of_memory")
             }
             Refusal::Engine(_) => (StatusCode::INTERNAL_SERVER_ERROR, "device_error"),
             Refusal::Gone => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

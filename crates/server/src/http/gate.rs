@@ -1,12 +1,13 @@
-//! What every request passes: its correlation id, its key, the queue, and the books.
+//! What every request passes: its correlation id, the books, and its key.
+use super::log::{Line, Logged, TALLY, Tally};
 use super::{App, Refused};
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
-use std::time::Instant;
 use subtle::ConstantTimeEq as _;
 
 pub(crate) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -20,24 +21,31 @@ pub(super) async fn gate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let since = Instant::now();
+    let tally = Arc::new(Tally::default());
     let id = correlation_id(request.headers());
     request.extensions_mut().insert(CorrelationId(id.clone()));
     let method = request.method().clone();
     // Unknown paths are counted together: their number has no bound.
     let route =
         request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let open = matches!(route.as_str(), "/health" | "/ready" | "/" | "/page/{file}");
-    let mut response = match open || is_allowed(&app, request.headers()) {
-        true => next.run(request).await,
-        false => no_key().into_response(),
-    };
+    let mut response = TALLY.scope(Arc::clone(&tally), next.run(request)).await;
     let status = response.status().as_u16();
     app.metrics.answered(&route, status);
-    let time_ms = since.elapsed().as_millis();
-    tracing::info!(%method, route, status, time_ms, correlation_id = ?id, "request");
-    response.headers_mut().insert(CORRELATION_ID, id);
-    response
+    response.headers_mut().insert(CORRELATION_ID, id.clone());
+    let line = Line { method, route, status, correlation_id: id, tally };
+    response.map(|body| Body::new(Logged { body, _line: line }))
+}
+
+/// Lets through who carries a key, and everybody where none is needed.
+pub(super) async fn key(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let open = request.method() == Method::GET
+        && matches!(route, "/health" | "/ready" | "/" | "/page/{file}");
+    if open || is_allowed(&app, request.headers()) {
+        next.run(request).await
+    } else {
+        no_key().into_response()
+    }
 }
 
 fn correlation_id(headers: &HeaderMap) -> HeaderValue {

@@ -1,23 +1,30 @@
 //! The HTTP surface: what every request passes, and the loop that accepts connections.
 mod accept;
 mod body;
+mod control;
+mod cors;
 mod error;
 mod gate;
 mod health;
+mod limits;
+mod log;
 mod openai;
 mod page;
 mod running;
+mod stall;
+mod tls;
 
-pub use accept::{Stop, Tls, serve, stop};
+pub use accept::{ServeError, Stop, serve, stop};
 pub(crate) use body::{Body, object};
 pub(crate) use error::{Refused, Style};
 pub(crate) use gate::CorrelationId;
 pub(crate) use running::Running;
+pub use tls::{Tls, TlsError};
 
-use crate::{Metrics, Models};
+use crate::{Metrics, Models, worker};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
+use axum::routing::{get, post};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,8 +57,12 @@ pub struct App {
     pub started: Instant,
     /// True from the moment when the server takes no new work.
     pub draining: watch::Sender<bool>,
+    /// The worker API's jobs that run.
+    pub(crate) jobs: worker::Jobs,
     /// One for each request that may wait or run.
     places: Arc<Semaphore>,
+    /// True from the moment when answers that still run are ended.
+    cut_off: watch::Sender<bool>,
 }
 
 impl App {
@@ -65,7 +76,31 @@ impl App {
             options,
             started: Instant::now(),
             draining: watch::Sender::new(false),
+            jobs: worker::Jobs::default(),
+            cut_off: watch::Sender::new(false),
         })
+    }
+
+    /// Waits for `stop`, or for a client that asks the server to.
+    async fn draining_or(&self, stop: impl Future<Output = ()>) {
+        let mut draining = self.draining.subscribe();
+        tokio::select! {
+            () = stop => {}
+            _ = draining.wait_for(|draining| *draining) => {}
+        }
+    }
+
+    /// Waits until no answer is written any more. New ones must be refused meanwhile.
+    async fn idle(&self) {
+        let all = u32::try_from(self.options.requests_max).unwrap_or(u32::MAX);
+        // Nobody closes the semaphore.
+        drop(self.places.acquire_many(all).await);
+    }
+
+    /// Waits for the moment when answers that still run are ended.
+    async fn cut_off(&self) {
+        let mut cut_off = self.cut_off.subscribe();
+        drop(cut_off.wait_for(|cut_off| *cut_off).await);
     }
 }
 
@@ -77,9 +112,19 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
         .merge(openai::routes())
+        .route("/ready", get(health::ready))
+        .route("/loading", get(health::loading))
+        .route("/models/load", post(control::load))
+        .route("/models/unload", post(control::unload))
+        .route("/shutdown", post(control::shutdown))
+        .route("/execute", post(worker::execute))
+        .route("/cancel", post(worker::cancel))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::wrong_method)
-        .layer(axum::extract::DefaultBodyLimit::max(app.options.body_bytes_max))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(Arc::clone(app), limits::body))
+        .layer(from_fn_with_state(Arc::clone(app), gate::key))
+        .layer(from_fn_with_state(Arc::clone(app), cors::cors))
         .layer(from_fn_with_state(Arc::clone(app), gate::gate))
         .with_state(Arc::clone(app))
 }

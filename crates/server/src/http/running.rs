@@ -1,4 +1,5 @@
 //! One answer within the server's limits: it takes a place in the queue, and ends when its time is up.
+use super::log::{TALLY, Tally};
 use super::{App, Refused};
 use crate::models::Served;
 use crate::service::{Answer, Failure, Job, Update};
@@ -14,6 +15,8 @@ pub(crate) struct Running {
     /// None after the last update.
     answer: Option<Answer>,
     until: Instant,
+    /// Of the request that asked.
+    tally: Option<Arc<Tally>>,
     /// The model stays loaded while it answers.
     _served: Arc<Served>,
     _place: OwnedSemaphorePermit,
@@ -26,10 +29,7 @@ impl App {
         served: Arc<Served>,
         mut job: Job,
     ) -> Result<Running, Refused> {
-        if *self.draining.borrow() {
-            let message = "the server is shutting down";
-            return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message));
-        }
+        self.admits()?;
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let message =
                 format!("{} requests are waiting or running already", self.options.requests_max);
@@ -37,8 +37,27 @@ impl App {
         })?;
         job.params.tokens_max = job.params.tokens_max.min(self.options.tokens_max);
         let until = Instant::now() + self.options.time_max;
-        let answer = Some(served.service.submit(job).await?);
-        Ok(Running { app: Arc::clone(self), answer, until, _served: served, _place: place })
+        // The service answers between two steps.
+        let answer = tokio::time::timeout_at(until, served.service.submit(job));
+        let answer = Some(answer.await.map_err(|_| {
+            let message = self.too_long();
+            Refused::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+        })??);
+        let tally = TALLY.try_with(Arc::clone).ok();
+        Ok(Running { app: Arc::clone(self), answer, until, tally, _served: served, _place: place })
+    }
+
+    /// Whether new work is taken at all.
+    pub(crate) fn admits(&self) -> Result<(), Refused> {
+        if *self.draining.borrow() {
+            let message = "the server is shutting down";
+            return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message));
+        }
+        Ok(())
+    }
+
+    fn too_long(&self) -> String {
+        format!("the answer took longer than {} seconds", self.options.time_max.as_secs())
     }
 }
 
@@ -51,16 +70,23 @@ impl Running {
     /// The next update; None after the last, which is [`Update::End`] or [`Update::Failed`].
     pub(crate) async fn next(&mut self) -> Option<Update> {
         let answer = self.answer.as_mut()?;
-        let update = match tokio::time::timeout_at(self.until, answer.next()).await {
-            Ok(Some(update)) => update,
-            Ok(None) => Update::Failed(Failure::of("the model was unloaded")),
-            Err(_) => {
+        let update = tokio::select! {
+            biased;
+            update = answer.next() => {
+                update.unwrap_or_else(|| Update::Failed(Failure::of("the model was unloaded")))
+            }
+            () = tokio::time::sleep_until(self.until) => {
                 self.app.metrics.count_end("timeout");
-                let seconds = self.app.options.time_max.as_secs();
-                let message = format!("the answer took longer than {seconds} seconds");
-                Update::Failed(Failure { timeout: true, ..Failure::of(&message) })
+                Update::Failed(Failure { timeout: true, ..Failure::of(&self.app.too_long()) })
+            }
+            () = self.app.cut_off() => {
+                self.app.metrics.count_end("failed");
+                Update::Failed(Failure::of("the server is shutting down"))
             }
         };
+        if let Some(tally) = &self.tally {
+            tally.take(&update);
+        }
         if !matches!(update, Update::Piece(_)) {
             self.answer = None;
         }

@@ -155,6 +155,9 @@ enum Command {
         pooling: engine::Pooling,
         reply: oneshot::Sender<Result<Vec<f32>, engine::Error>>,
     },
+    Resident {
+        reply: oneshot::Sender<Result<(u64, u64), engine::Error>>,
+    },
     /// Finish what runs, take nothing new.
     Drain,
 }
@@ -211,6 +214,16 @@ impl Service {
     ) -> Result<Vec<f32>, Refusal> {
         let (reply, replied) = oneshot::channel();
         self.send(Command::Embed { tokens, pooling, reply })?;
+        Ok(replied.await.map_err(|_| Refusal::Gone)??)
+    }
+
+    /// Bytes of the weights that lie where the device computes from, and all of them.
+    ///
+    /// # Errors
+    /// Device errors; [`Refusal::Gone`].
+    pub async fn weights_resident(&self) -> Result<(u64, u64), Refusal> {
+        let (reply, replied) = oneshot::channel();
+        self.send(Command::Resident { reply })?;
         Ok(replied.await.map_err(|_| Refusal::Gone)??)
     }
 

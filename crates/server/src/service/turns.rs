@@ -103,6 +103,8 @@ impl<'t> Turns<'t> {
         match command {
             Command::Start { job, updates, cancelled, reply } => {
                 let result = self.start(*job, updates, cancelled);
+                // Whoever hears of it is counted already.
+                self.publish();
                 // Nobody waits for the reply of a request that is gone; its job is let go of before the next step.
                 drop(reply.send(result));
             }
@@ -112,6 +114,7 @@ impl<'t> Turns<'t> {
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
+            Command::Resident { reply } => drop(reply.send(self.engine.weights_resident())),
             Command::Drain => self.draining = true,
         }
     }
@@ -263,7 +266,6 @@ impl<'t> Turns<'t> {
             blocks_used: status.blocks_used,
             blocks_total: status.blocks_total,
         };
-        self.shared.metrics.status(&status);
         *self.shared.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }

@@ -5,7 +5,7 @@ use model::Model;
 use model::chat::ChatTemplate;
 use model::tokenizer::Tokenizer;
 use serde_json::{Map, Value};
-use server::{App, Facts, LoadError, Loaded, Loader, Metrics, Models, Options, Stop};
+use server::{App, Facts, LoadError, Loaded, Loader, Metrics, Models, Options, Planned, Stop};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -28,6 +28,11 @@ struct Tiny;
 impl Loader for Tiny {
     fn names(&self) -> Vec<String> {
         vec!["tiny".to_owned(), "plain".to_owned()]
+    }
+
+    fn plan(&self, name: &str) -> Result<Planned, LoadError> {
+        let device = "cpu".to_owned();
+        Ok(Planned { memory_bytes: 1 << 20, device, path: name.to_owned() })
     }
 
     fn load(&self, name: &str, _progress: &dyn Fn(f32)) -> Result<Loaded, LoadError> {
@@ -80,12 +85,16 @@ impl Server {
         };
         change(&mut options);
         let metrics = Arc::new(Metrics::default());
-        let models = Models::new(Arc::new(Tiny), "tiny", 1 << 30, Arc::clone(&metrics)).unwrap();
+        let models = Models::new(Arc::new(Tiny), "tiny", 1 << 30, Arc::clone(&metrics));
         let app = App::new(models, metrics, options);
         let (stop, stopped) = server::stop();
         let (listening, listens) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            server::serve(&app, |address| listening.send(address).unwrap(), stopped).unwrap();
+            let ready = |address, _: &server::Served| {
+                listening.send(address).unwrap();
+                Ok(())
+            };
+            server::serve(&app, |_| (), ready, stopped).unwrap();
         });
         Self { address: listens.recv().unwrap(), stop, thread: Some(thread) }
     }

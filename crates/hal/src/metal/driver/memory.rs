@@ -249,6 +249,14 @@ impl Residency {
         }
     }
 
+    /// Whether the set has all that Metal knows of a block. Without a set every launch makes resident what it binds.
+    pub(super) fn holds(&self, block: &Block) -> bool {
+        let held = |set: &ProtocolObject<dyn MTLResidencySet>| {
+            block.buffers().all(|buffer| set.containsAllocation(allocation(buffer)))
+        };
+        self.set.as_deref().is_none_or(held)
+    }
+
     /// Takes them out at once: memory that is given back should be free.
     pub(super) fn remove(&mut self, block: &Block) {
         if let Some(set) = &self.set {

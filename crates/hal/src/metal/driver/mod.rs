@@ -302,6 +302,13 @@ impl crate::Device for Metal {
         Ok(())
     }
 
+    fn resident(&self, span: Span) -> Result<u64> {
+        let state = self.state();
+        state.place(span)?;
+        let block = state.buffers.get(span.buffer.0)?;
+        Ok(if state.residency.holds(block) { span.bytes } else { 0 })
+    }
+
     fn load(&self, program: &'static Program) -> Result<Kernel> {
         autoreleasepool(|_| {
             if let Some(kernel) = self.state().kernel_of(program) {

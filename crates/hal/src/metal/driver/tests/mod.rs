@@ -309,6 +309,7 @@ fn a_mapping_is_read_in_place_or_copied_where_it_is_not_on_a_page() {
         assert_eq!(Arc::strong_count(&mapping) > 1, shift == 0, "a copy needs no mapping");
         let mapped = Span { buffer, offset: 0, bytes: 20_000 };
         assert_eq!(bytes(&*device, mapped), contents);
+        assert_eq!(device.resident(mapped).unwrap(), mapped.bytes, "as the residency set says");
         let y = filled(&*device, &[5; 100]);
         run(&*device, &launch(kernel, mapped.part(16_000, 400), y)).unwrap();
         assert_eq!(words(&*device, y), (4005..4105).collect::<Vec<u32>>());
@@ -316,6 +317,7 @@ fn a_mapping_is_read_in_place_or_copied_where_it_is_not_on_a_page() {
         let error = prepare(&*device, &launch(kernel, y, mapped.part(0, 400))).unwrap_err();
         assert!(error.to_string().contains("read-only"), "{error}");
         device.free(Handle::Buffer(buffer));
+        assert!(matches!(device.resident(mapped), Err(Error::Stale { .. })));
         assert_eq!(Arc::strong_count(&mapping), 1, "the mapping is given back");
     }
     let empty = device.alloc(Memory::Mapped(Arc::new([]))).unwrap();
