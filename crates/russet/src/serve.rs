@@ -4,7 +4,7 @@ use crate::environment::Environment;
 use crate::session::{find, open_device, open_model, say, words};
 use crate::store::sha256_of;
 use anyhow::{Context as _, bail};
-use engine::{Engine, MemoryPlan, Options};
+use engine::{Engine, MemoryPlan, Options, Pooling};
 use hal::Device;
 use model::gguf::Gguf;
 use server::{App, Facts, LoadError, Loaded, Loader, Metrics, Models};
@@ -115,6 +115,7 @@ impl StoreLoader {
             sha256,
             quantization: String::new(),
             context_length: context,
+            pooling: pooling(&model)?,
             device: self.device.info().clone(),
             memory_bytes,
             created,
@@ -122,6 +123,19 @@ impl StoreLoader {
         let engine = Engine::new(Arc::clone(&self.device), model, options)?;
         let (tokenizer, template) = (Arc::new(tokenizer), template.map(Arc::new));
         Ok(Loaded { facts, tokenizer, template, engine })
+    }
+}
+
+/// How a model's file says that its embeddings are made. Most models that answer don't say: the mean is what is made of them elsewhere.
+fn pooling(model: &model::Model) -> anyhow::Result<Pooling> {
+    let metadata = model.gguf.metadata();
+    let key = format!("{}.pooling_type", metadata.str("general.architecture")?);
+    // The numbers are llama.cpp's.
+    match metadata.opt_u32(&key)? {
+        None | Some(0 | 1) => Ok(Pooling::Mean),
+        Some(2) => Ok(Pooling::Cls),
+        Some(3) => Ok(Pooling::Last),
+        Some(other) => bail!("metadata key `{key}`: pooling {other} is not known"),
     }
 }
 

@@ -27,7 +27,10 @@ pub(super) async fn gate(
     // Unknown paths are counted together: their number has no bound.
     let route =
         request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let open = matches!(route.as_str(), "/health" | "/ready" | "/" | "/page/{file}");
+    let open = matches!(
+        route.as_str(),
+        "/health" | "/ready" | "/" | "/page/{file}" | "/docs" | "/docs/{file}" | "/openapi.json"
+    );
     let mut response = match open || is_allowed(&app, request.headers()) {
         true => next.run(request).await,
         false => no_key().into_response(),

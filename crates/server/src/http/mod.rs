@@ -1,6 +1,8 @@
 //! The HTTP surface: what every request passes, and the loop that accepts connections.
 mod accept;
+mod anthropic;
 mod body;
+mod describe;
 mod error;
 mod gate;
 mod health;
@@ -15,7 +17,7 @@ pub(crate) use running::Running;
 
 use crate::{Metrics, Models};
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,6 +51,8 @@ pub struct App {
     pub started: Instant,
     /// True from the moment when the server takes no new work.
     pub draining: watch::Sender<bool>,
+    /// Responses that clients may come back to.
+    stored: openai::Stored,
     /// One for each request that may wait or run.
     places: Arc<Semaphore>,
 }
@@ -59,6 +63,7 @@ impl App {
         let places = Arc::new(Semaphore::new(options.requests_max));
         Arc::new(Self {
             places,
+            stored: openai::Stored::default(),
             models,
             metrics,
             options,
@@ -74,9 +79,12 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
         .merge(openai::routes())
+        .merge(anthropic::routes())
+        .merge(describe::routes())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(app.options.body_bytes_max))
         .layer(from_fn_with_state(Arc::clone(app), gate::gate))
+        .layer(from_fn(error::in_its_words))
         .with_state(Arc::clone(app))
 }

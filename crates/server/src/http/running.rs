@@ -3,6 +3,7 @@ use super::{App, Refused};
 use crate::models::Served;
 use crate::service::{Answer, Failure, Job, Update};
 use axum::http::StatusCode;
+use engine::Pooling;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -26,19 +27,49 @@ impl App {
         served: Arc<Served>,
         mut job: Job,
     ) -> Result<Running, Refused> {
-        if *self.draining.borrow() {
-            let message = "the server is shutting down";
-            return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message));
-        }
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            let message =
-                format!("{} requests are waiting or running already", self.options.requests_max);
-            Refused::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
-        })?;
+        let place = self.place()?;
         job.params.tokens_max = job.params.tokens_max.min(self.options.tokens_max);
         let until = Instant::now() + self.options.time_max;
         let answer = Some(served.service.submit(job).await?);
         Ok(Running { app: Arc::clone(self), answer, until, _served: served, _place: place })
+    }
+
+    /// The embeddings of texts, one after another in one place of the queue.
+    pub(crate) async fn embed(
+        &self,
+        served: &Served,
+        texts: Vec<Vec<u32>>,
+        pooling: Pooling,
+    ) -> Result<Vec<Vec<f32>>, Refused> {
+        let _place = self.place()?;
+        let all = async {
+            let mut embeddings = Vec::with_capacity(texts.len());
+            for tokens in texts {
+                embeddings.push(served.service.embed(tokens, pooling).await?);
+            }
+            Ok(embeddings)
+        };
+        match tokio::time::timeout(self.options.time_max, all).await {
+            Ok(embeddings) => embeddings,
+            Err(_) => {
+                let seconds = self.options.time_max.as_secs();
+                let message = format!("the embeddings took longer than {seconds} seconds");
+                Err(Failure { timeout: true, ..Failure::of(&message) }.into())
+            }
+        }
+    }
+
+    /// A place in the queue, until it is dropped.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        if *self.draining.borrow() {
+            let message = "the server is shutting down";
+            return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message));
+        }
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            let message =
+                format!("{} requests are waiting or running already", self.options.requests_max);
+            Refused::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+        })
     }
 }
 
