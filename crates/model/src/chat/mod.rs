@@ -6,6 +6,7 @@
 mod clock;
 mod json;
 mod message;
+mod output;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::tokenizer::Tokenizer;
 
 pub use clock::LocalTime;
 pub use message::{Message, ToolCall};
+pub use output::{Choice, ChoiceError, Delta, Format, OutputParser};
 
 const KEY: &str = "tokenizer.chat_template";
 const NAME: &str = "chat template";

@@ -121,6 +121,15 @@ impl Tokenizer {
 
     /// The token ids of `text`.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, Error> {
+        self.encode_from(text, special, self.add_space_prefix)
+    }
+
+    fn encode_from(
+        &self,
+        text: &str,
+        special: Special,
+        add_space_prefix: bool,
+    ) -> Result<Vec<u32>, Error> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(Error::TooLong { bytes: text.len(), limit: TEXT_BYTES_MAX });
         }
@@ -140,7 +149,7 @@ impl Tokenizer {
                     match &self.encoder {
                         Encoder::Bpe(bpe) => bpe.encode(text, &self.vocab, &mut out),
                         Encoder::SentencePiece(spm) => {
-                            let space_before = self.add_space_prefix && after_special;
+                            let space_before = add_space_prefix && after_special;
                             spm.encode(text, space_before, &self.vocab, &mut out);
                         }
                     }
@@ -152,6 +161,12 @@ impl Tokenizer {
             out.extend(self.eos);
         }
         Ok(out)
+    }
+
+    /// The token ids of a piece from inside a text: nothing is added, not even the space that
+    /// SentencePiece puts before a text, and no control token is read. Their bytes are those of the piece.
+    pub fn encode_inside(&self, piece: &str) -> Result<Vec<u32>, Error> {
+        self.encode_from(piece, Special::default(), false)
     }
 
     /// The token ids of a prompt whose control tokens are spelled out, as a chat template

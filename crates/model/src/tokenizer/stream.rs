@@ -8,6 +8,8 @@ use super::{Control, Tokenizer};
 pub struct Stream<'t> {
     tokenizer: &'t Tokenizer,
     control: Control,
+    /// Control tokens that are shown all the same.
+    shown: Vec<u32>,
     /// Bytes of a character that is not whole yet: at most three.
     held: Vec<u8>,
     text: String,
@@ -15,13 +17,21 @@ pub struct Stream<'t> {
 
 impl<'t> Stream<'t> {
     pub(super) fn new(tokenizer: &'t Tokenizer, control: Control) -> Self {
-        Self { tokenizer, control, held: Vec::new(), text: String::new() }
+        Self { tokenizer, control, shown: Vec::new(), held: Vec::new(), text: String::new() }
+    }
+
+    /// Shows the control tokens of these names even where others are skipped: a parser of the text needs them.
+    #[must_use]
+    pub fn showing<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
+        self.shown.extend(names.into_iter().filter_map(|name| self.tokenizer.token_id(name)));
+        self
     }
 
     /// Takes the next token and returns the text that is whole with it, often none.
     pub fn push(&mut self, id: u32) -> &str {
         self.text.clear();
-        if self.control == Control::Keep || !self.tokenizer.is_control(id) {
+        let hidden = self.control == Control::Skip && self.tokenizer.is_control(id);
+        if !hidden || self.shown.contains(&id) {
             self.held.extend_from_slice(self.tokenizer.token_bytes(id));
             self.drain();
         }
