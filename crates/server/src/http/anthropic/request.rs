@@ -1,6 +1,6 @@
 //! Reading what Anthropic's clients send.
 use crate::ask::{
-    Ask, Chat, Conversation, Fields, Prompts, Sampling, ToolChoice, Violations, text_of,
+    Ask, Chat, Conversation, Fields, Grammar, Prompts, Sampling, ToolChoice, Violations, text_of,
 };
 use crate::http::Refused;
 use serde_json::{Map, Value as Json, json};
@@ -17,7 +17,7 @@ pub(super) fn read(object: &Map<String, Json>) -> Result<(Ask, bool), Refused> {
         tokens_max: fields.count("max_tokens", 1),
         n: 1,
         logprobs: None,
-        grammar: None,
+        grammar: fields.inner("output_config").and_then(|output| grammar(&output)),
     };
     let streams = fields.flag("stream").unwrap_or(false);
     violations.check()?;
@@ -51,12 +51,23 @@ fn chat(fields: &Fields<'_>) -> Chat {
     let mut variables = Map::new();
     let thinking = fields.inner("thinking").and_then(|thinking| {
         thinking.required("type");
-        thinking.one_of("type", &["enabled", "adaptive", "disabled"])
+        thinking.one_of("type", &["enabled", "adaptive", "between_tools", "disabled"])
     });
     if let Some(thinking) = thinking {
         variables.insert("enable_thinking".to_owned(), json!(thinking != "disabled"));
     }
+    if let Some(effort) = fields.inner("output_config").and_then(|output| output.text("effort")) {
+        variables.insert("reasoning_effort".to_owned(), json!(effort));
+    }
     Chat { messages: conversation.0, tools, tool_choice, parallel_calls, variables }
+}
+
+/// What the answer must look like.
+fn grammar(output: &Fields<'_>) -> Option<Grammar> {
+    let format = output.inner("format")?;
+    format.required("type");
+    format.one_of("type", &["json_schema"])?;
+    format.required("schema").cloned().map(Grammar::JsonSchema)
 }
 
 fn read_message(message: &Fields<'_>, to: &mut Conversation) {
