@@ -108,7 +108,8 @@ impl<'t> Turns<'t> {
             prompt_tokens: u32::try_from(job.prompt.len()).unwrap_or(u32::MAX),
             ..Usage::default()
         };
-        let (stream, stops) = (self.tokenizer.stream(job.control), StopStrings::new(job.stops));
+        let (stream, stops) =
+            (self.tokenizer.stream(job.control).showing(job.markers), StopStrings::new(job.stops));
         self.running.insert(
             id,
             Running {

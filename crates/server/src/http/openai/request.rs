@@ -1,5 +1,5 @@
 //! What a chat asks for, in OpenAI's words.
-use crate::ask::{Chat, Fields, Grammar, ToolChoice};
+use crate::ask::{Chat, Fields, Grammar, ToolChoice, tool_name};
 use model::chat::{Message, ToolCall};
 use serde_json::{Map, Value as Json};
 
@@ -177,11 +177,6 @@ fn check_tool(tool: &Fields<'_>) {
     }
     function.text("description");
     function.inner("parameters");
-}
-
-/// The name of a tool of a request.
-pub(super) fn tool_name(tool: &Json) -> Option<&str> {
-    tool.get("function")?.get("name")?.as_str()
 }
 
 fn tool_choice(fields: &Fields<'_>, tools: &[Json]) -> ToolChoice {
