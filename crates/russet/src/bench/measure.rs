@@ -132,7 +132,7 @@ pub(super) fn logits_hash(
 }
 
 /// Greedy, and no token ends it.
-const fn params(tokens_max: u32) -> Params {
+fn params(tokens_max: u32) -> Params {
     Params::new(Sampler::GREEDY, tokens_max)
 }
 
