@@ -18,6 +18,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Requests that may wait for a place in an engine; the server's own limit is reached before.
+const WAITING: u32 = 1 << 16;
 /// Tokens of a prompt that one step takes: short enough that a cancelled answer ends soon.
 const PROMPT_CHUNK: u32 = 128;
 
@@ -114,6 +116,7 @@ impl StoreLoader {
         let options = Options {
             kv,
             sequences: self.parallel,
+            waiting: WAITING,
             prompt_chunk: PROMPT_CHUNK,
             ..Options::single(context)
         };
