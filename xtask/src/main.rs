@@ -4,6 +4,7 @@
 mod arm;
 mod bench;
 mod check;
+mod clients;
 mod darwin;
 mod dist;
 mod fake;
@@ -28,6 +29,7 @@ usage: cargo xtask TASK
   tidy     the rules of DESIGN.md that a program can check
   cross    lints for aarch64-apple-darwin, links for it and x86_64-apple-darwin, against stubs of their libraries
   dist     the release binaries for this machine and for Macs, with their SHA-256; --help says where
+  clients  runs the official Python clients against russet serve and a real model
   fake     lints and tests the Metal driver on Linux, on crates/fake-metal in place of Apple's frameworks
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
@@ -62,6 +64,7 @@ fn run() -> Result<()> {
         "tidy" => tidy::run(),
         "dist" => dist::dist(options),
         "fake" => check::fake(),
+        "clients" => report(&clients::run()?),
         "cross" => report(&darwin::check()?),
         "golden" => golden::run(),
         "help" | "--help" | "-h" => {

@@ -30,7 +30,7 @@ pub enum Error {
     /// A request that can never be run.
     #[error("{what}")]
     BadRequest { what: String },
-    /// All places for sequences are taken: release one first.
-    #[error("all {sequences} sequences are in use")]
-    Busy { sequences: u32 },
+    /// All places for sequences are taken and as many wait as may: release one, or try again later.
+    #[error("{sequences} sequences run and {waiting} wait already")]
+    Busy { sequences: u32, waiting: u32 },
 }

@@ -3,24 +3,29 @@
 //! Invariant: no clock, no network, no async, no unsafe but the one call that prepares recorded commands.
 //! Invariant: after warm-up a step allocates nothing.
 
+mod adjust;
 mod blocks;
+mod embed;
+mod engine;
 mod error;
 mod hash;
 mod load;
+mod logprobs;
 mod memory;
 mod pack;
 mod plan;
 mod plan_summary;
+mod rows;
 mod schedule;
 mod sequence;
 mod step;
 mod stop;
 
+pub use embed::Embedding;
+pub use engine::{Engine, Event, Options, Report, Status};
 pub use error::Error;
 pub use hash::LogitsHash;
 pub use memory::{MemoryPlan, context_that_fits, token_bytes};
 pub use plan_summary::StepSummary;
-pub use schedule::{Budget, Progress, Work, schedule};
 pub use sequence::{Dry, End, Logprobs, Params, Penalties, Pooling, Reuse, SequenceId, WhenFull};
-pub use step::{Engine, Event, Options, Report, Status};
 pub use stop::{Found, StopStrings};

@@ -67,19 +67,19 @@ pub(crate) fn resources(weights: &Weights, state: &State) -> Resources {
 }
 
 impl State {
-    /// Takes the memory that `limits` ask for. On an error everything taken so far is given back.
+    /// Takes the memory that `limits` and `blocks` of KV cache ask for. On an error everything taken so far is given back.
     pub(crate) fn new(
         device: &Arc<dyn Device>,
         model: &Model,
         limits: Limits,
+        blocks: u32,
         kv: KvFormat,
     ) -> Result<Self, Error> {
         let mut taken = Taken::new(device);
         let inputs = Inputs { whole: taken.span(limits.bytes())?, limits };
-        let blocks = u64::from(limits.sequences) * u64::from(limits.blocks);
         let mut caches = Vec::new();
         for shape in model.caches(kv) {
-            let bytes = blocks * u64::from(limits.block_tokens) * shape.token_bytes();
+            let bytes = u64::from(blocks) * u64::from(limits.block_tokens) * shape.token_bytes();
             caches.push(CacheSpans { k: taken.span(bytes)?, v: taken.span(bytes)?, shape });
         }
         let sampled = taken.span(4 * u64::from(limits.rows))?;

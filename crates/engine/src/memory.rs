@@ -14,7 +14,7 @@ pub(crate) const BLOCK_TOKENS: u32 = 32;
 pub struct MemoryPlan {
     /// Weights, in the layout that the device wants.
     pub weights: u64,
-    /// KV cache for the whole context of every sequence.
+    /// KV cache of all sequences together.
     pub cache: u64,
     /// Activations of the largest step.
     pub activations: u64,
@@ -29,8 +29,7 @@ impl MemoryPlan {
     /// [`Error::BadRequest`] for options that make no sense.
     pub fn new(model: &Model, info: &Info, options: &Options) -> Result<Self, Error> {
         let limits = limits(model, options)?;
-        let tokens =
-            u64::from(limits.sequences) * u64::from(limits.blocks) * u64::from(BLOCK_TOKENS);
+        let tokens = u64::from(options.cache_tokens).next_multiple_of(u64::from(BLOCK_TOKENS));
         Ok(Self {
             weights: weights_on(model, info),
             cache: tokens * token_bytes(model, options.kv),

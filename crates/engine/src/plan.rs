@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub(crate) fn limits(model: &Model, options: &Options) -> Result<Limits, Error> {
     let zero = [
         (options.context, "the context"),
+        (options.cache_tokens, "the KV cache"),
         (options.sequences, "the number of sequences"),
         (options.prompt_chunk, "the prompt chunk"),
     ];
@@ -104,7 +105,7 @@ pub(crate) fn planned(
 ) -> Result<(), Error> {
     let null = Arc::new(hal::null::Null::default()) as Arc<dyn Device>;
     let (weights, state) =
-        (Weights::planned(&null, model, info)?, State::new(&null, model, limits, kv)?);
+        (Weights::planned(&null, model, info)?, State::new(&null, model, limits, 1, kv)?);
     let resources = resources(&weights, &state);
     for bucket in buckets(limits) {
         let (recorded, _) = record_for(info.kind, &*null, model, &resources, (bucket, true))?;

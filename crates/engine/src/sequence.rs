@@ -1,13 +1,13 @@
 //! One sequence: its tokens, how many of them the cache holds, and how the next one is chosen.
-use crate::schedule::Progress;
+use crate::Error;
+use crate::adjust::Adjust;
+use crate::blocks::Path;
+use crate::memory::BLOCK_TOKENS;
 use ops::sample::Sampler;
 
-/// Names a sequence of an engine. The generation tells a reused place from the old one.
+/// Names a sequence of an engine, by the number of its arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SequenceId {
-    pub(crate) index: usize,
-    pub(crate) generation: u64,
-}
+pub struct SequenceId(pub(crate) u64);
 
 /// How a sequence is continued.
 #[derive(Clone, Debug)]
@@ -40,6 +40,65 @@ impl Params {
             logprobs: None,
             when_full: WhenFull::End,
             reuse: Reuse::All,
+        }
+    }
+}
+
+impl Params {
+    /// Whether all numbers are within their bounds.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let s = &self.sampler;
+        let finite = |x: f32| x.is_finite();
+        let checks = [
+            (
+                finite(s.temperature) && s.temperature >= 0.0,
+                "temperature",
+                "0 or more",
+                s.temperature,
+            ),
+            ((0.0..=1.0).contains(&s.top_p), "top_p", "0 to 1", s.top_p),
+            ((0.0..=1.0).contains(&s.min_p), "min_p", "0 to 1", s.min_p),
+            (
+                finite(s.repetition_penalty) && s.repetition_penalty > 0.0,
+                "repetition_penalty",
+                "more than 0",
+                s.repetition_penalty,
+            ),
+            (
+                finite(self.penalties.frequency),
+                "frequency_penalty",
+                "a number",
+                self.penalties.frequency,
+            ),
+            (
+                finite(self.penalties.presence),
+                "presence_penalty",
+                "a number",
+                self.penalties.presence,
+            ),
+            (
+                finite(self.penalties.dry.multiplier),
+                "dry_multiplier",
+                "a number",
+                self.penalties.dry.multiplier,
+            ),
+            (
+                finite(self.penalties.dry.base) && self.penalties.dry.base >= 1.0,
+                "dry_base",
+                "1 or more",
+                self.penalties.dry.base,
+            ),
+        ];
+        if let Some((_, name, expected, value)) = checks.iter().find(|(good, ..)| !good) {
+            return Err(Error::BadRequest {
+                what: format!("{name} is {value}, expected {expected}"),
+            });
+        }
+        match self.logit_bias.iter().find(|(_, bias)| bias.is_nan() || *bias == f32::INFINITY) {
+            Some((token, bias)) => Err(Error::BadRequest {
+                what: format!("logit_bias of token {token} is {bias}, expected a number"),
+            }),
+            None => Ok(()),
         }
     }
 }
@@ -87,6 +146,8 @@ pub enum Reuse {
     All,
     /// Those of prompts: the same request gives the same tokens, whatever ran before.
     Prompts,
+    /// None: everything is read.
+    Nothing,
 }
 
 /// How a sampled token stood among the others, before anything changed its logits.
@@ -121,51 +182,99 @@ pub enum End {
 
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    pub(crate) generation: u64,
+    pub(crate) id: SequenceId,
     pub(crate) tokens: Vec<u32>,
+    /// So many of the tokens are read as a prompt; the others were sampled.
+    pub(crate) prompt: usize,
     /// Tokens whose K and V the cache holds; the rest is pending.
     pub(crate) cached: usize,
+    /// Tokens of the prompt that the cache held at the start.
+    pub(crate) found: u32,
     pub(crate) blocks: Vec<u32>,
+    /// Full blocks that others can find, and where they lead.
+    pub(crate) kept: usize,
+    pub(crate) path: Path,
+    /// Its row of the block tables, while it runs.
+    pub(crate) place: Option<u32>,
     pub(crate) params: Params,
+    pub(crate) adjust: Option<Box<Adjust>>,
     pub(crate) sampled: u32,
-    /// Still to be continued.
-    pub(crate) running: bool,
-    /// The row of the last step that sampled the newest token, for feedback on the device.
-    pub(crate) row: Option<u32>,
+    /// The answer ended; the tokens can still be asked for.
+    pub(crate) ended: bool,
+    pub(crate) logprobs: Option<Logprobs>,
+    /// The step and the row that sampled the newest token, for feedback on the device.
+    pub(crate) row: Option<(u64, u32)>,
 }
 
 impl Sequence {
-    /// Tokens to run in the next steps.
-    fn pending(&self) -> u32 {
-        let pending = if self.running { self.tokens.len() - self.cached } else { 0 };
-        u32::try_from(pending).expect("the context has fewer than 2^32 tokens")
+    pub(crate) fn new(id: SequenceId, prompt: &[u32], params: Params) -> Self {
+        Self {
+            id,
+            tokens: prompt.to_vec(),
+            prompt: prompt.len(),
+            cached: 0,
+            found: 0,
+            blocks: Vec::new(),
+            kept: 0,
+            path: Path::ROOT,
+            place: None,
+            adjust: Adjust::new(&params).map(Box::new),
+            params,
+            sampled: 0,
+            ended: false,
+            logprobs: None,
+            row: None,
+        }
     }
 
-    /// How far the sequence is, for the scheduler.
-    pub(crate) fn progress(&self) -> Progress {
-        // A sampled token is run by the next step, so it never waits together with others.
-        Progress { pending: self.pending(), decodes: self.sampled > 0 }
+    /// What is to be run in one way when the cache holds the first `cached` tokens: the rest of the prompt, or of the answer.
+    pub(crate) fn pending(&self, cached: usize) -> &[u32] {
+        let end = if cached < self.prompt { self.prompt } else { self.tokens.len() };
+        &self.tokens[cached..end]
     }
 
-    /// Adds a sampled token; says whether it ends the answer.
-    pub(crate) fn accept(&mut self, token: u32, context: u32) -> (bool, Option<End>) {
+    /// Takes the memory that all its tokens will need, at most `room` of them.
+    pub(crate) fn reserve(&mut self, room: usize) {
+        let answer = self.params.tokens_max as usize;
+        let most = self.tokens.len().saturating_add(answer).min(room) + 1;
+        self.tokens.reserve(most.saturating_sub(self.tokens.len()));
+        self.blocks.reserve(room.div_ceil(BLOCK_TOKENS as usize));
+    }
+
+    /// Tokens that need not be run when the cache holds them: all but the last, whose logits are wanted.
+    pub(crate) fn reusable(&self) -> &[u32] {
+        &self.tokens[..self.tokens.len() - 1]
+    }
+
+    /// Adds a sampled token; says whether it is part of the answer, and whether it ends it. `room` is how many tokens can be held.
+    pub(crate) fn accept(&mut self, token: u32, room: usize) -> (bool, Option<End>) {
         self.sampled += 1;
         self.params.sampler.draw += 1;
+        self.tokens.push(token);
+        if let Some(adjust) = &mut self.adjust {
+            adjust.accept(&self.tokens, self.prompt);
+        }
         if self.params.end_tokens.contains(&token) {
-            self.running = false;
-            // Kept, so that the next turn of a chat finds it where the template puts it.
-            self.tokens.push(token);
+            self.ended = true;
             return (false, Some(End::ByModel));
         }
-        self.tokens.push(token);
+        let full = self.tokens.len() >= room;
         let end = if self.sampled >= self.params.tokens_max {
             Some(End::TokensMax)
-        } else if self.tokens.len() >= context as usize {
+        } else if full && self.params.when_full == WhenFull::End {
             Some(End::ContextFull)
         } else {
             None
         };
-        self.running = end.is_none();
+        self.ended = end.is_some();
         (true, end)
+    }
+
+    /// Makes room in a full context: see [`WhenFull::Shift`]. What stays is read again as a prompt.
+    pub(crate) fn shift(&mut self, keep: u32) {
+        let keep = (keep as usize).min(self.tokens.len() / 2);
+        let dropped = (self.tokens.len() - keep) / 2;
+        self.tokens.drain(keep..keep + dropped);
+        (self.prompt, self.row) = (self.tokens.len(), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Sequences of a tiny model on the CPU device: what an engine's users rely on. No fixture decides here: each test compares two
 //! ways to the same tokens, or counts.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-use engine::{End, Engine, Error, Event, Options, Params, SequenceId};
+use engine::{End, Engine, Error, Event, Options, Params, Reuse, SequenceId, WhenFull};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;
 use ops::sample::Sampler;
@@ -43,7 +43,7 @@ fn engine(name: &str, options: Options) -> Engine {
 }
 
 fn small(sequences: u32, prompt_chunk: u32) -> Options {
-    Options { sequences, prompt_chunk, ..Options::single(128) }
+    Options { sequences, prompt_chunk, cache_tokens: 128 * sequences, ..Options::single(128) }
 }
 
 fn params(tokens_max: u32, seed: u64) -> Params {
@@ -107,24 +107,131 @@ fn ten_runs_alone_and_in_a_batch_give_the_same_tokens() {
     }
 }
 
+/// A text of `tokens` tokens, different for each seed.
+fn text(tokens: u32, seed: u32) -> Vec<u32> {
+    (0..tokens).map(|i| 3 + (i * 31 + seed * 7) % 60).collect()
+}
+
+/// Runs one prompt to its end; returns its tokens and how many of the prompt the cache held.
+fn run(engine: &mut Engine, prompt: &[u32], params: Params) -> (Vec<u32>, u32) {
+    let id = engine.start(prompt, params).unwrap();
+    let tokens = finish(engine).remove(0).1;
+    let found = engine.cached_tokens(id);
+    engine.release(id);
+    (tokens, found)
+}
+
 #[test]
-fn a_resumed_sequence_answers_as_a_new_one_and_keeps_what_it_shares() {
-    let mut fresh = engine("llama.gguf", small(1, 64));
-    let mut resumed = engine("llama.gguf", small(1, 64));
-    let id = resumed.start(&PROMPT, params(6, 1)).unwrap();
-    let first = finish(&mut resumed).remove(0).1;
-    // The conversation goes on after the answer.
-    let longer: Vec<u32> = PROMPT.iter().chain(&first).chain(&[11, 12, 13]).copied().collect();
-    let kept = resumed.resume(id, &longer, params(6, 2)).unwrap();
-    // The last sampled token was never run through the model.
-    assert_eq!(kept, PROMPT.len() + first.len() - 1);
-    let ours = finish(&mut resumed).remove(0).1;
-    fresh.start(&longer, params(6, 2)).unwrap();
-    assert_eq!(ours, finish(&mut fresh).remove(0).1);
-    // An edit in the middle drops what follows it.
-    let mut edited = longer;
-    edited[4] = 50;
-    assert_eq!(resumed.resume(id, &edited, params(6, 3)).unwrap(), 4);
+fn a_prefix_is_read_once_and_changes_no_token() {
+    let mut fresh = engine("llama-q4_1.gguf", small(1, 64));
+    let mut engine = engine("llama-q4_1.gguf", small(1, 64));
+    let reuse = |reuse| Params { reuse, ..params(10, 3) };
+    let prompt = text(70, 1);
+    let first = run(&mut engine, &prompt, reuse(Reuse::Prompts));
+    assert_eq!(first, run(&mut fresh, &prompt, reuse(Reuse::Nothing)));
+    assert_eq!(first.1, 0);
+    // The same again: two full blocks of 32.
+    assert_eq!(run(&mut engine, &prompt, reuse(Reuse::Prompts)), (first.0, 64));
+    // Another end: what is shared is kept, the tokens are those of an engine that never saw the first.
+    let other: Vec<u32> = prompt[..40].iter().copied().chain(text(25, 2)).collect();
+    let (tokens, found) = run(&mut engine, &other, reuse(Reuse::Prompts));
+    assert_eq!((tokens, found), (run(&mut fresh, &other, reuse(Reuse::Nothing)).0, 32));
+    assert_eq!(engine.status().blocks_used, 0);
+}
+
+#[test]
+fn a_conversation_goes_on_without_reading_its_answers_again() {
+    let mut engine = engine("llama.gguf", small(1, 64));
+    let prompt = text(50, 1);
+    let (answer, _) = run(&mut engine, &prompt, params(40, 1));
+    // 89 of these tokens were run: two full blocks, the second with tokens of the answer.
+    let longer: Vec<u32> = prompt.iter().chain(&answer).chain(&[11, 12]).copied().collect();
+    let prompts = Params { reuse: Reuse::Prompts, ..params(1, 1) };
+    assert_eq!(run(&mut engine, &longer, prompts).1, 32);
+    assert_eq!(run(&mut engine, &longer, params(1, 1)).1, 64);
+}
+
+#[test]
+fn requests_with_a_common_beginning_that_come_together_read_it_once() {
+    let mut engine = engine("llama-q4_1.gguf", small(4, 16));
+    let mut expected = Vec::new();
+    for end in 0..4 {
+        let prompt: Vec<u32> = text(64, 1).into_iter().chain(text(5, 9 + end)).collect();
+        expected
+            .push(run(&mut engine, &prompt, Params { reuse: Reuse::Nothing, ..params(8, 5) }).0);
+    }
+    let mut engine = self::engine("llama-q4_1.gguf", small(4, 16));
+    let ids: Vec<SequenceId> = (0..4)
+        .map(|end| {
+            let prompt: Vec<u32> = text(64, 1).into_iter().chain(text(5, 9 + end)).collect();
+            engine.start(&prompt, params(8, 5)).unwrap()
+        })
+        .collect();
+    let answers = finish(&mut engine);
+    for (id, expected) in ids.iter().zip(expected) {
+        let (_, tokens, _) = answers.iter().find(|(other, ..)| other == id).unwrap();
+        assert_eq!(*tokens, expected);
+    }
+    let found: Vec<u32> = ids.iter().map(|id| engine.cached_tokens(*id)).collect();
+    assert_eq!(found, [0, 64, 64, 64]);
+}
+
+#[test]
+fn sequences_that_do_not_fit_together_are_paused_and_give_the_same_tokens() {
+    let mut alone = engine("llama-q4_1.gguf", small(1, 64));
+    let expected: Vec<Vec<u32>> =
+        (0..3).map(|i| run(&mut alone, &text(30 + i, i), params(60, 7)).0).collect();
+    // Three of 30 + 60 tokens need nine blocks; there are five.
+    let options = Options { cache_tokens: 160, ..small(3, 64) };
+    let mut engine = engine("llama-q4_1.gguf", options);
+    let ids: Vec<SequenceId> =
+        (0..3).map(|i| engine.start(&text(30 + i, i), params(60, 7)).unwrap()).collect();
+    let mut paused = 0;
+    let mut tokens = vec![Vec::new(); 3];
+    loop {
+        let (report, events) = engine.step().unwrap();
+        paused += report.paused;
+        for event in events {
+            if let Event::Token { sequence, token } = event {
+                tokens[ids.iter().position(|id| id == sequence).unwrap()].push(*token);
+            }
+        }
+        if report == engine::Report::default() {
+            break;
+        }
+    }
+    assert!(paused > 0);
+    assert_eq!(tokens, expected);
+    assert_eq!(engine.status().blocks_used, 0);
+}
+
+#[test]
+fn a_full_context_shifts_when_asked() {
+    let mut engine = engine("llama.gguf", small(1, 64));
+    let shifting = Params { when_full: WhenFull::Shift { keep: 4 }, ..params(300, 1) };
+    let id = engine.start(&text(20, 1), shifting).unwrap();
+    let (_, tokens, end) = finish(&mut engine).remove(0);
+    assert_eq!((tokens.len(), end), (300, End::TokensMax));
+    let held = engine.tokens(id).unwrap();
+    assert!(held.len() < 128 && held[..4] == text(20, 1)[..4] && held.ends_with(&tokens[290..]));
+}
+
+#[test]
+fn those_who_wait_get_their_turn_and_those_who_leave_take_nothing() {
+    let mut engine = engine("llama.gguf", Options { waiting: 2, ..small(1, 64) });
+    let ids: Vec<SequenceId> =
+        (0..3).map(|i| engine.start(&text(40, i), params(5, 1)).unwrap()).collect();
+    assert!(matches!(
+        engine.start(&PROMPT, params(5, 1)),
+        Err(Error::Busy { sequences: 1, waiting: 2 })
+    ));
+    engine.step().unwrap();
+    assert_eq!((engine.status().running, engine.status().waiting), (1, 2));
+    engine.release(ids[1]);
+    engine.release(ids[0]);
+    assert_eq!(engine.status().blocks_used, 0);
+    let answers = finish(&mut engine);
+    assert_eq!(answers.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), [ids[2]]);
 }
 
 #[test]
@@ -163,9 +270,12 @@ fn bad_requests_are_refused_and_change_nothing() {
     assert!(bad(&mut engine, &[1], |s| s.top_p = 1.5).contains("top_p"));
     assert!(bad(&mut engine, &[1], |s| s.repetition_penalty = 0.0).contains("repetition_penalty"));
     let id = engine.start(&PROMPT, params(2, 1)).unwrap();
-    assert!(matches!(engine.start(&PROMPT, params(2, 1)), Err(Error::Busy { sequences: 1 })));
+    assert!(matches!(
+        engine.start(&PROMPT, params(2, 1)),
+        Err(Error::Busy { sequences: 1, waiting: 0 })
+    ));
     engine.release(id);
-    assert!(engine.resume(id, &PROMPT, params(2, 1)).is_err());
+    assert!(engine.tokens(id).is_err());
     assert!(engine.start(&PROMPT, params(2, 1)).is_ok());
 }
 

@@ -4,6 +4,22 @@ use ops::Ops;
 
 /// Logits of the wanted tokens `(S, vocabulary)` from the batch's tokens.
 pub fn forward<O: Ops>(ops: &mut O, model: &Model) -> O::Tensor {
+    let x = layers(ops, model); // (S, dim)
+    let logits = ops.head(&x, &model.output_norm, &model.output); // (S, vocabulary)
+    match model.config.final_softcap {
+        Some(cap) => ops.softcap(logits, cap),
+        None => logits,
+    }
+}
+
+/// Rows of the wanted tokens `(S, dim)` before they become logits: what embeddings are made from.
+pub fn hidden<O: Ops>(ops: &mut O, model: &Model) -> O::Tensor {
+    let x = layers(ops, model); // (S, dim)
+    ops.norm(&x, &model.output_norm)
+}
+
+/// The wanted tokens' rows of the last layer `(S, dim)`.
+fn layers<O: Ops>(ops: &mut O, model: &Model) -> O::Tensor {
     let mut x = ops.embed(&model.embedding, model.embedding_scale()); // (T, dim)
     if let Some(table) = &model.positions {
         x = ops.add_positions(x, table);
@@ -22,9 +38,5 @@ pub fn forward<O: Ops>(ops: &mut O, model: &Model) -> O::Tensor {
         let h = ops.gate_up(&x, &layer.feed_forward_norm, &layer.hidden); // (T, hidden)
         x = ops.project(x, &h, &layer.down, layer.post_feed_forward_norm.as_ref()); // (T, dim)
     }
-    let logits = ops.head(&x, &model.output_norm, &model.output); // (S, vocabulary)
-    match model.config.final_softcap {
-        Some(cap) => ops.softcap(logits, cap),
-        None => logits,
-    }
+    x
 }

@@ -12,5 +12,5 @@ pub mod tokenizer;
 
 pub use config::{Config, ROWS, RopeConfig, RopeScaling, Row};
 pub use error::Error;
-pub use forward::forward;
+pub use forward::{forward, hidden};
 pub use loaded::{Layer, Model, Source, Tensor};

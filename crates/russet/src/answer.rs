@@ -107,7 +107,7 @@ pub(crate) fn answer(
 ) -> anyhow::Result<Answer> {
     let result = interrupt::generating(|| run(session, id, params, stops, show));
     // However it ended, nothing goes on behind the user's back.
-    session.engine.stop(id)?;
+    session.engine.stop(id);
     result
 }
 

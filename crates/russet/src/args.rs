@@ -169,6 +169,9 @@ pub(crate) struct ServeArguments {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 8080, value_name = "PORT")]
     pub(crate) port: u16,
+    /// A file with a chat template (Jinja) to use in place of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
     /// A file with one API key a line; requests must carry one of them
     #[arg(long, value_name = "FILE")]
     pub(crate) api_keys: Option<PathBuf>,

@@ -101,6 +101,12 @@ fn by_format(tensors: &[TensorInfo]) -> Vec<(Format, usize, u64, u64)> {
     Format::ALL.into_iter().map(of).filter(|(_, number, ..)| *number > 0).collect()
 }
 
+/// The name of the format that most of a file's weights have.
+pub(crate) fn quantization(tensors: &[TensorInfo]) -> &'static str {
+    let formats = by_format(tensors).into_iter();
+    formats.max_by_key(|(_, _, weights, _)| *weights).map_or("", |(format, ..)| format.name())
+}
+
 fn weights_of(tensor: &TensorInfo) -> u64 {
     tensor.columns() * tensor.rows()
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 /// Writes the receipt of one answer.
 pub(crate) fn write(
     path: &Path,
-    session: &mut Session,
+    session: &Session,
     id: SequenceId,
     answer: &Answer,
 ) -> anyhow::Result<()> {
@@ -20,7 +20,7 @@ pub(crate) fn write(
         .with_context(|| format!("cannot write the receipt {}", path.display()))
 }
 
-fn receipt(session: &mut Session, id: SequenceId, answer: &Answer) -> anyhow::Result<Value> {
+fn receipt(session: &Session, id: SequenceId, answer: &Answer) -> anyhow::Result<Value> {
     let (sha256, _) = sha256_of(&session.path)?;
     let device = session.engine.device();
     let (info, executed) = (device.info(), device.executed());

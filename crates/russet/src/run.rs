@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &RunArguments, environment: &Environment) -> anyhow
     }
     say(&answer.summary(&session));
     if let Some(path) = &arguments.receipt {
-        receipt::write(path, &mut session, id, &answer)?;
+        receipt::write(path, &session, id, &answer)?;
     }
     let interrupted = answer.ended == Ended::Interrupted;
     Ok(if interrupted { ExitCode::from(interrupt::EXIT_STATUS) } else { ExitCode::SUCCESS })

@@ -1,19 +1,25 @@
 //! `russet serve`: models over HTTP.
 use crate::args::{ModelArguments, ServeArguments};
 use crate::environment::Environment;
+use crate::inspect::quantization;
 use crate::session::{find, open_device, open_model, say, words};
 use crate::store::sha256_of;
 use anyhow::{Context as _, bail};
 use engine::{Engine, MemoryPlan, Options, Pooling};
 use hal::Device;
+use model::chat::ChatTemplate;
 use model::gguf::Gguf;
+use model::tokenizer::Tokenizer;
 use server::{App, Facts, LoadError, Loaded, Loader, Metrics, Models};
 use sha2::{Digest as _, Sha256};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Requests that may wait for a place in an engine; the server's own limit is reached before.
+const WAITING: u32 = 1 << 16;
 /// Tokens of a prompt that one step takes: short enough that a cancelled answer ends soon.
 const PROMPT_CHUNK: u32 = 128;
 
@@ -82,6 +88,8 @@ struct StoreLoader {
     environment: Environment,
     device: Arc<dyn Device>,
     parallel: u32,
+    /// In place of the models' own.
+    chat_template: Option<PathBuf>,
 }
 
 impl StoreLoader {
@@ -91,6 +99,7 @@ impl StoreLoader {
             environment: environment.clone(),
             device: open_device(&arguments.model, environment)?.device,
             parallel: arguments.parallel,
+            chat_template: arguments.chat_template.clone(),
         })
     }
 
@@ -100,10 +109,14 @@ impl StoreLoader {
         let kv = self.arguments.kv.into();
         let (model, context) = open_model(Gguf::open(&path)?, self.arguments.ctx, kv)?;
         let model = Arc::new(model);
-        let (tokenizer, template) = words(&model, &path)?;
+        let (tokenizer, mut template) = words(&model, &path)?;
+        if let Some(path) = &self.chat_template {
+            template = Some(template_of(path, &tokenizer)?);
+        }
         let options = Options {
             kv,
             sequences: self.parallel,
+            waiting: WAITING,
             prompt_chunk: PROMPT_CHUNK,
             ..Options::single(context)
         };
@@ -113,7 +126,7 @@ impl StoreLoader {
         let facts = Facts {
             name: name.to_owned(),
             sha256,
-            quantization: String::new(),
+            quantization: quantization(model.gguf.tensors()).to_owned(),
             context_length: context,
             pooling: pooling(&model)?,
             device: self.device.info().clone(),
@@ -137,6 +150,14 @@ fn pooling(model: &model::Model) -> anyhow::Result<Pooling> {
         Some(3) => Ok(Pooling::Last),
         Some(other) => bail!("metadata key `{key}`: pooling {other} is not known"),
     }
+}
+
+fn template_of(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
+    let source = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the chat template in {}", path.display()))?;
+    let text = |id: Option<u32>| id.map_or("", |id| tokenizer.token_text(id));
+    ChatTemplate::new(&source, text(tokenizer.bos()), text(tokenizer.eos()))
+        .with_context(|| path.display().to_string())
 }
 
 impl Loader for StoreLoader {

@@ -140,7 +140,7 @@ impl Metrics {
         self.prompt_tokens.inc_by(u64::from(report.prompt_tokens));
         self.drafted_tokens.inc_by(u64::from(report.drafted_tokens));
         self.accepted_tokens.inc_by(u64::from(report.accepted_tokens));
-        self.preemptions.inc_by(u64::from(report.preempted));
+        self.preemptions.inc_by(u64::from(report.paused));
     }
 
     pub(crate) fn first_token(&self, time: Duration, cached_tokens: u32) {

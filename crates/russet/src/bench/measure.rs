@@ -105,7 +105,7 @@ impl Measured {
     ) -> Result<Self, Error> {
         let plans = engine.plan_summary()?;
         let ids = tokens.first(test.depth + test.tokens);
-        let mut run = Run { engine, sequence: None, reports: Vec::new() };
+        let mut run = Run { engine, sequence: None, runs: 0, reports: Vec::new() };
         run.once(&test, &ids)?;
         let work = Work::new(run.engine, &plans, test.first_context(), &run.reports);
         let times = (0..repeat).map(|_| run.once(&test, &ids)).collect::<Result<_, Error>>();
@@ -124,7 +124,9 @@ pub(super) fn logits_hash(
 ) -> Result<(u32, u64), Error> {
     let prompt = measured.iter().find(|measured| measured.test.phase == Phase::Prompt);
     let count = prompt.map_or(16, |measured| measured.test.tokens);
-    let options = Options { hash_logits: true, context: count + 2, ..*engine.options() };
+    let context = count + 2;
+    let options =
+        Options { hash_logits: true, context, cache_tokens: context, ..*engine.options() };
     let mut engine = Engine::new(engine.device().clone(), engine.model().clone(), options)?;
     engine.start(&tokens.first(count), params(1))?;
     while engine.step()?.0.sampled == 0 {}
@@ -138,29 +140,31 @@ fn params(tokens_max: u32) -> Params {
 
 struct Run<'a> {
     engine: &'a mut Engine,
-    /// Kept from repeat to repeat, so that a deep cache is filled once.
     sequence: Option<SequenceId>,
+    runs: u32,
     /// What the timed steps of the last run did.
     reports: Vec<Report>,
 }
 
 impl Run<'_> {
+    /// The deep part of the text is found in the cache from run to run; the measured part of a prompt is another one each time.
     fn once(&mut self, test: &Test, ids: &[u32]) -> Result<Duration, Error> {
         let before = test.first_context() as usize;
         let since = match test.phase {
             Phase::Prompt => {
                 if before > 0 {
-                    self.go_on(&ids[..before], params(1))?;
+                    self.start(&ids[..before], params(1))?;
                     self.until_sampled()?;
-                } else {
-                    self.forget();
                 }
+                let mut ids = ids.to_vec();
+                self.runs += 1;
+                ids[before] = self.runs % self.engine.model().config.vocabulary;
                 let since = Instant::now();
-                self.go_on(ids, params(1))?;
+                self.start(&ids, params(1))?;
                 since
             }
             Phase::Decode => {
-                self.go_on(&ids[..before], params(test.tokens + 1))?;
+                self.start(&ids[..before], params(test.tokens + 1))?;
                 self.until_sampled()?;
                 Instant::now()
             }
@@ -180,12 +184,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Gives the sequence this text; what its cache already holds of it is kept.
-    fn go_on(&mut self, ids: &[u32], params: Params) -> Result<(), Error> {
-        match self.sequence {
-            Some(id) => drop(self.engine.resume(id, ids, params)?),
-            None => self.sequence = Some(self.engine.start(ids, params)?),
-        }
+    fn start(&mut self, ids: &[u32], params: Params) -> Result<(), Error> {
+        self.forget();
+        self.sequence = Some(self.engine.start(ids, params)?);
         Ok(())
     }
 

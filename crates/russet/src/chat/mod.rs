@@ -68,7 +68,7 @@ struct Chat {
     prompt: Prompt,
     conversation: Conversation,
     sampling: SamplingArguments,
-    /// The one sequence of this chat, once something was asked.
+    /// The sequence of the last answer.
     sequence: Option<SequenceId>,
     /// Answers since the seed was set: each has the seed that follows.
     answers: u64,
@@ -253,12 +253,11 @@ impl Chat {
         let mut sampling = self.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(self.answers));
         let params = self.session.params(&sampling);
-        let engine = &mut self.session.engine;
-        let (id, kept) = match self.sequence {
-            Some(id) => (id, engine.resume(id, &tokens, params.clone())?),
-            None => (engine.start(&tokens, params.clone())?, 0),
-        };
-        self.sequence = Some(id);
+        // What the text shares with the last one is found in the cache.
+        let id = self.session.engine.start(&tokens, params.clone())?;
+        if let Some(last) = self.sequence.replace(id) {
+            self.session.engine.release(last);
+        }
         let mut out = std::io::stdout().lock();
         let mut show = |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush());
         let answer = answer(&mut self.session, id, &params, &sampling.stop, &mut show)?;
@@ -266,6 +265,7 @@ impl Chat {
             show("\n")?;
         }
         let used = self.session.engine.tokens(id)?.len();
+        let kept = self.session.engine.cached_tokens(id);
         self.conversation.turns.truncate(before);
         self.conversation.forgotten = forgotten;
         self.answers += 1;
@@ -295,7 +295,7 @@ impl Chat {
         Ok(fitted)
     }
 
-    fn closing_line(&self, answer: &Answer, kept: usize, used: usize) -> Vec<String> {
+    fn closing_line(&self, answer: &Answer, kept: u32, used: usize) -> Vec<String> {
         let context = self.session.engine.options().context;
         let mut parts = vec![
             format!(

@@ -1,11 +1,12 @@
 //! Answers as they are written: each choice is pumped by a task of its own into one channel, which streamed and whole answers
 //! are both made from.
 use super::prepare::{Prepared, prepare};
-use super::{Ask, Chat};
+use super::{Ask, Chat, tool_name};
 use crate::http::{App, Refused, Running};
 use crate::models::Served;
 use crate::service::{Reason, TokenFacts, Update, Usage};
 use axum::http::StatusCode;
+use model::chat::{Delta, Format, OutputParser};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -26,34 +27,6 @@ pub(crate) enum Part {
     End { choice: u32, finish: Finish, usage: Usage },
     /// Nothing more follows at all.
     Failed(Refused),
-}
-
-/// What a piece of text added to the answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Delta {
-    Content(String),
-    /// What the model thinks before it answers.
-    Reasoning(String),
-    /// A call begins. Calls count from 0.
-    ToolCall {
-        index: usize,
-        name: String,
-    },
-    /// The next piece of the newest call's arguments, a JSON object as text.
-    ToolArguments {
-        index: usize,
-        piece: String,
-    },
-}
-
-impl Delta {
-    /// Its text, if it is content.
-    pub(crate) fn content(&self) -> Option<&str> {
-        match self {
-            Self::Content(text) => Some(text),
-            _ => None,
-        }
-    }
 }
 
 /// Why an answer is over.
@@ -140,8 +113,10 @@ async fn pump(choice: u32, mut running: Running, mut reader: Reader, parts: mpsc
 }
 
 /// Makes parts of updates.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Reader {
+    /// None: all is content.
+    parser: Option<OutputParser>,
     /// Tokens whose text is held back.
     tokens: Vec<TokenFacts>,
     calls: usize,
@@ -149,8 +124,11 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn chat(chat: &Chat) -> Self {
-        Self { single_call: !chat.parallel_calls, ..Self::default() }
+    /// For the answer to a conversation, whose prompt the template of `format` wrote.
+    pub(super) fn chat(chat: &Chat, format: Format, prompt: &str) -> Self {
+        let tools = chat.tools().iter().filter_map(tool_name).map(str::to_owned);
+        let parser = Some(OutputParser::new(format, tools, prompt));
+        Self { parser, single_call: !chat.parallel_calls, ..Self::default() }
     }
 
     fn read(&mut self, choice: u32, update: Update) -> Vec<Part> {
@@ -187,16 +165,18 @@ impl Reader {
     }
 
     fn deltas(&mut self, text: &str) -> Vec<Delta> {
-        let deltas = match text {
-            "" => Vec::new(),
-            _ => vec![Delta::Content(text.to_owned())],
+        let deltas = match (&mut self.parser, text) {
+            (_, "") => Vec::new(),
+            (Some(parser), _) => parser.push(text),
+            (None, _) => vec![Delta::Content(text.to_owned())],
         };
         self.allowed(deltas)
     }
 
     /// What was held back until the end.
     fn rest(&mut self) -> Vec<Delta> {
-        self.allowed(Vec::new())
+        let rest = self.parser.as_mut().map(OutputParser::finish).unwrap_or_default();
+        self.allowed(rest)
     }
 
     /// Counts calls, and drops those after the first where only one is wanted.
@@ -317,5 +297,85 @@ impl Choice {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ask::ToolChoice;
+    use crate::service::{Ended, Piece};
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn piece(text: &str, tokens: &[u32]) -> Update {
+        let facts = |id: &u32| TokenFacts { id: *id, logprobs: Some((-0.5, Vec::new())) };
+        Update::Piece(Piece { text: text.to_owned(), tokens: tokens.iter().map(facts).collect() })
+    }
+
+    fn end(reason: Reason) -> Update {
+        Update::End(Ended { reason, usage: Usage::default(), decode_time: Duration::ZERO })
+    }
+
+    /// The answer, and the ids of its tokens, that updates add up to.
+    fn read(mut reader: Reader, updates: Vec<Update>) -> (Choice, Vec<u32>) {
+        let mut choice = Choice::default();
+        for part in updates.into_iter().flat_map(|update| reader.read(0, update)) {
+            match part {
+                Part::Text { deltas, tokens, .. } => {
+                    deltas.into_iter().for_each(|delta| choice.add(delta));
+                    choice.tokens.extend(tokens);
+                }
+                Part::End { finish, .. } => choice.finish = finish,
+                Part::Failed(refused) => panic!("{}", refused.message),
+            }
+        }
+        let tokens = choice.tokens.iter().map(|token| token.id).collect();
+        (choice, tokens)
+    }
+
+    #[test]
+    fn tokens_wait_for_their_text_and_those_of_a_stop_string_never_come() {
+        let updates =
+            |reason| vec![piece("a", &[1]), piece("", &[2]), piece("", &[3]), end(reason)];
+        let (choice, tokens) = read(Reader::default(), updates(Reason::Stop("x".to_owned())));
+        assert_eq!((choice.content.as_str(), tokens), ("a", vec![1]));
+        assert_eq!(choice.finish, Finish::Stop("x".to_owned()));
+        let (choice, tokens) = read(Reader::default(), updates(Reason::Model));
+        assert_eq!((choice.content.as_str(), tokens), ("a", vec![1, 2, 3]));
+        assert_eq!(choice.finish, Finish::Model);
+    }
+
+    #[test]
+    fn calls_are_told_from_content_and_only_one_comes_where_one_is_wanted() {
+        let call = |city| {
+            format!(
+                "<tool_call>\n{{\"name\": \"weather\", \"arguments\": {{\"city\": \"{city}\"}}}}\n</tool_call>\n"
+            )
+        };
+        let text = format!("<think>Two.</think>Let me see.\n{}{}", call("Oslo"), call("Rome"));
+        let tools = vec![json!({ "type": "function", "function": { "name": "weather" } })];
+        let format = Format::of_template("<tool_call></tool_call><think></think>");
+        let city = |name| Call {
+            name: "weather".to_owned(),
+            arguments: format!("{{\"city\": \"{name}\"}}"),
+        };
+        for parallel_calls in [true, false] {
+            let chat = Chat { tools: tools.clone(), parallel_calls, ..Chat::default() };
+            let mut updates: Vec<Update> =
+                text.chars().map(|c| piece(&c.to_string(), &[0])).collect();
+            updates.push(end(Reason::Model));
+            let (choice, tokens) = read(Reader::chat(&chat, format, ""), updates);
+            assert_eq!(choice.reasoning, "Two.");
+            assert_eq!(choice.content, "Let me see.");
+            assert_eq!(choice.finish, Finish::ToolCalls);
+            let expected = vec![city("Oslo"), city("Rome")];
+            assert_eq!(choice.calls, expected[..if parallel_calls { 2 } else { 1 }]);
+            assert_eq!(tokens.len(), text.chars().count());
+        }
+        let chat = Chat { tools, tool_choice: ToolChoice::None, ..Chat::default() };
+        let updates = vec![piece(&call("Oslo"), &[0]), end(Reason::Model)];
+        let (choice, _) = read(Reader::chat(&chat, format, ""), updates);
+        assert!(choice.calls.is_empty() && choice.finish == Finish::Model);
     }
 }

@@ -7,14 +7,15 @@ mod prepare;
 mod sampling;
 mod speech;
 
-pub(crate) use answering::{Answering, Call, Choice, Delta, Finish, Part, Whole, blocking};
+pub(crate) use answering::{Answering, Call, Choice, Finish, Part, blocking};
 pub(crate) use conversation::{Conversation, text_of};
-pub(crate) use fields::{Fields, Violation, Violations, token_id};
+pub(crate) use fields::{Fields, Violations, token_id};
 pub(crate) use items::{Item, Items, Move};
 pub(crate) use prepare::{encode, render};
 pub(crate) use sampling::Sampling;
 pub(crate) use speech::{Voice, speak};
 
+pub(crate) use model::chat::Delta;
 use model::chat::Message;
 use serde_json::{Map, Value as Json};
 
@@ -60,6 +61,21 @@ pub(crate) struct Chat {
     pub(crate) parallel_calls: bool,
     /// Variables of the template, such as `enable_thinking`.
     pub(crate) variables: Map<String, Json>,
+}
+
+impl Chat {
+    /// The functions that the model is shown.
+    pub(crate) fn tools(&self) -> &[Json] {
+        match self.tool_choice {
+            ToolChoice::None => &[],
+            _ => &self.tools,
+        }
+    }
+}
+
+/// The name of a function in `tools`.
+pub(crate) fn tool_name(tool: &Json) -> Option<&str> {
+    tool.get("function")?.get("name")?.as_str()
 }
 
 /// Whether the model calls functions.

@@ -4,7 +4,7 @@ use super::{Ask, Chat, Grammar, Plain, Prompts, ToolChoice, Violations};
 use crate::http::Refused;
 use crate::models::Served;
 use crate::service::Job;
-use model::chat::{Error, Extras, LocalTime};
+use model::chat::{ChatTemplate, Choice, Error, Extras, Format, LocalTime};
 use model::tokenizer::{Control, Special};
 
 /// A job, and how its answer is read.
@@ -19,18 +19,34 @@ pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refus
     let violations = Violations::default();
     ask.sampling.check(&served.tokenizer, &violations);
     violations.check()?;
-    let (prompts, reader) = match &ask.prompts {
+    match &ask.prompts {
         Prompts::Chat(chat) => {
-            let text = render(served, chat)?;
-            let tokens = served.tokenizer.encode_prompt(&text).map_err(too_long)?;
-            (vec![tokens], Reader::chat(chat))
+            let template = template(served)?;
+            let prompt = render(served, chat)?;
+            let tokens = served.tokenizer.encode_prompt(&prompt).map_err(too_long)?;
+            let format = Format::of_template(template.source());
+            let forced = forced_calls(served, chat, format, &prompt)?;
+            let grammar = forced.as_ref().or(ask.grammar.as_ref());
+            let reader = || Reader::chat(chat, format, &prompt);
+            jobs(served, ask, vec![tokens], grammar, format.markers().collect(), reader)
         }
         Prompts::Plain(prompts) => {
             let encode = |prompt: &Plain| encode(served, "prompt", prompt);
-            (prompts.iter().map(encode).collect::<Result<_, _>>()?, Reader::default())
+            let prompts = prompts.iter().map(encode).collect::<Result<_, _>>()?;
+            jobs(served, ask, prompts, ask.grammar.as_ref(), Vec::new(), Reader::default)
         }
-    };
-    if ask.grammar.is_some() {
+    }
+}
+
+fn jobs(
+    served: &Served,
+    ask: &Ask,
+    prompts: Vec<Vec<u32>>,
+    grammar: Option<&Grammar>,
+    markers: Vec<&'static str>,
+    reader: impl Fn() -> Reader,
+) -> Result<Vec<Prepared>, Refused> {
+    if grammar.is_some() {
         return Err(Refused::field("response_format", "structured output is not there yet"));
     }
     let mut prepared = Vec::with_capacity(prompts.len() * ask.n as usize);
@@ -39,29 +55,51 @@ pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refus
             let choice = u32::try_from(prepared.len()).unwrap_or(u32::MAX);
             let mut params = ask.sampling.params(&served.tokenizer, choice, ask.tokens_max);
             params.logprobs = ask.logprobs;
-            let stops = ask.sampling.stops.clone();
-            let job = Job { prompt: prompt.clone(), params, stops, control: Control::Skip };
-            prepared.push(Prepared { job, reader: reader.clone() });
+            let job = Job {
+                prompt: prompt.clone(),
+                params,
+                stops: ask.sampling.stops.clone(),
+                control: Control::Skip,
+                markers: markers.clone(),
+            };
+            prepared.push(Prepared { job, reader: reader() });
         }
     }
     Ok(prepared)
 }
 
-/// The prompt that the model's template makes of a conversation.
-pub(crate) fn render(served: &Served, chat: &Chat) -> Result<String, Refused> {
-    let template = served.template.as_ref().ok_or_else(|| {
+/// What an answer must look like where the client wants a call.
+fn forced_calls(
+    served: &Served,
+    chat: &Chat,
+    format: Format,
+    prompt: &str,
+) -> Result<Option<Grammar>, Refused> {
+    let function = match &chat.tool_choice {
+        ToolChoice::None | ToolChoice::Auto => return Ok(None),
+        ToolChoice::Required => None,
+        ToolChoice::Function(name) => Some(name.as_str()),
+    };
+    let choice = Choice { tools: &chat.tools, function, parallel: chat.parallel_calls };
+    let lark = format.call_grammar(choice, &served.tokenizer, prompt);
+    let lark = lark.map_err(|error| Refused::field("tool_choice", error.to_string()))?;
+    Ok(Some(Grammar::Lark(lark)))
+}
+
+fn template(served: &Served) -> Result<&ChatTemplate, Refused> {
+    served.template.as_deref().ok_or_else(|| {
         let message = format!(
             "{} has no chat template: it only continues text, use /v1/completions",
             served.facts.name
         );
         Refused::field("model", message)
-    })?;
-    let tools = match chat.tool_choice {
-        ToolChoice::None => &[],
-        _ => chat.tools.as_slice(),
-    };
-    let extras = Extras { tools, variables: Some(&chat.variables) };
-    template.render_with(&chat.messages, extras, true, now()).map_err(|error| {
+    })
+}
+
+/// The prompt that the model's template makes of a conversation.
+pub(crate) fn render(served: &Served, chat: &Chat) -> Result<String, Refused> {
+    let extras = Extras { tools: chat.tools(), variables: Some(&chat.variables) };
+    template(served)?.render_with(&chat.messages, extras, true, now()).map_err(|error| {
         let field = if matches!(error, Error::NoTools) { "tools" } else { "messages" };
         Refused::field(field, error.to_string())
     })

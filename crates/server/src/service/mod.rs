@@ -22,6 +22,8 @@ pub struct Job {
     pub stops: Vec<String>,
     /// Whether control tokens become text: a parser of tool calls wants to see them.
     pub control: Control,
+    /// Control tokens that become text also where others are skipped.
+    pub markers: Vec<&'static str>,
 }
 
 /// A part of an answer, in the order in which it came to be.

@@ -1,13 +1,14 @@
 //! The thread of an engine: take jobs, step, hand out what came of it.
 use super::{Command, Ended, Failure, Job, Piece, Reason, Status, TokenFacts, Update, Usage};
 use crate::metrics::Metrics;
-use engine::{End, Engine, Event, SequenceId, StopStrings};
+use engine::{Embedding, End, Engine, Event, SequenceId, StopStrings};
 use model::tokenizer::{Stream, Tokenizer};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 /// What the thread shares with its handle.
 pub(super) struct Shared {
@@ -43,10 +44,18 @@ pub(super) fn run(
     inbox: &mpsc::Receiver<Command>,
     shared: &Shared,
 ) {
-    let mut turns = Turns { engine, tokenizer, running: HashMap::new(), shared, draining: false };
+    let mut turns = Turns {
+        engine,
+        tokenizer,
+        running: HashMap::new(),
+        shared,
+        draining: false,
+        embeddings: VecDeque::new(),
+    };
     while turns.take_commands(inbox) {
         turns.let_go_of_cancelled();
         turns.step();
+        turns.embed();
     }
 }
 
@@ -56,7 +65,11 @@ struct Turns<'t> {
     running: HashMap<SequenceId, Running<'t>>,
     shared: &'t Shared,
     draining: bool,
+    /// Texts to embed, one after another: each turn reads a piece of the first.
+    embeddings: VecDeque<(Embedding, Reply)>,
 }
+
+type Reply = oneshot::Sender<Result<Vec<f32>, engine::Error>>;
 
 impl<'t> Turns<'t> {
     /// Takes what has come; waits for it when nothing runs. False: the end.
@@ -65,7 +78,7 @@ impl<'t> Turns<'t> {
             if self.shared.stop.load(Ordering::Relaxed) {
                 return false;
             }
-            let command = if self.running.is_empty() {
+            let command = if self.running.is_empty() && self.embeddings.is_empty() {
                 self.publish();
                 if self.draining {
                     return false;
@@ -90,7 +103,10 @@ impl<'t> Turns<'t> {
                 drop(reply.send(result));
             }
             Command::Embed { tokens, pooling, reply } => {
-                drop(reply.send(self.engine.embed(&tokens, pooling)));
+                match self.engine.embedding(&tokens, pooling) {
+                    Ok(text) => self.embeddings.push_back((text, reply)),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
             }
             Command::Drain => self.draining = true,
         }
@@ -108,7 +124,8 @@ impl<'t> Turns<'t> {
             prompt_tokens: u32::try_from(job.prompt.len()).unwrap_or(u32::MAX),
             ..Usage::default()
         };
-        let (stream, stops) = (self.tokenizer.stream(job.control), StopStrings::new(job.stops));
+        let (stream, stops) =
+            (self.tokenizer.stream(job.control).showing(job.markers), StopStrings::new(job.stops));
         self.running.insert(
             id,
             Running {
@@ -147,6 +164,16 @@ impl<'t> Turns<'t> {
                 self.publish();
             }
             Err(error) => self.fail_all(&error),
+        }
+    }
+
+    fn embed(&mut self) {
+        self.embeddings.retain(|(_, reply)| !reply.is_closed());
+        let Some((text, _)) = self.embeddings.front_mut() else { return };
+        if let Some(result) = self.engine.advance(text).transpose()
+            && let Some((_, reply)) = self.embeddings.pop_front()
+        {
+            drop(reply.send(result));
         }
     }
 

@@ -1,7 +1,7 @@
 //! `POST /v1/completions`: text that is continued as it is.
 use super::request::{self, Streaming, streaming};
 use super::words::{self, Head, done, event};
-use crate::ask::{Ask, Part, Plain, Prompts, Sampling, Violations, Voice, speak};
+use crate::ask::{Ask, Delta, Part, Plain, Prompts, Sampling, Violations, Voice, speak};
 use crate::http::{App, Body, Refused, Style, object};
 use crate::models::Served;
 use crate::service::{TokenFacts, Usage};
@@ -87,6 +87,13 @@ fn read(body: &Map<String, Value>) -> Result<Request, Refused> {
     Ok(Request { ask, streaming, echo })
 }
 
+fn content(delta: &Delta) -> Option<&str> {
+    match delta {
+        Delta::Content(text) => Some(text),
+        _ => None,
+    }
+}
+
 fn text(served: &Served, prompt: &Plain) -> String {
     match prompt {
         Plain::Text(text) => text.clone(),
@@ -162,7 +169,7 @@ impl Voice for Chunks {
     fn part(&mut self, part: Part) -> Vec<Event> {
         match part {
             Part::Text { choice, deltas, tokens } => {
-                let text: String = deltas.iter().filter_map(|delta| delta.content()).collect();
+                let text: String = deltas.iter().filter_map(content).collect();
                 vec![self.chunk(choice, &text, &tokens, None)]
             }
             Part::End { choice, finish, .. } => {

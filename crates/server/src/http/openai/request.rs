@@ -1,5 +1,5 @@
 //! What a chat asks for, in OpenAI's words.
-use crate::ask::{Chat, Fields, Grammar, Plain, ToolChoice, token_id};
+use crate::ask::{Chat, Fields, Grammar, Plain, ToolChoice, token_id, tool_name};
 use model::chat::{Message, ToolCall};
 use serde_json::{Map, Value as Json};
 
@@ -216,11 +216,6 @@ pub(super) fn check_function(function: &Fields<'_>) {
     }
     function.text("description");
     function.inner("parameters");
-}
-
-/// The name of a tool of a request.
-pub(super) fn tool_name(tool: &Json) -> Option<&str> {
-    tool.get("function")?.get("name")?.as_str()
 }
 
 /// A function may also be named beside `type`, as `/v1/responses` has it.
