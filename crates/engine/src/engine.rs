@@ -12,6 +12,9 @@ use model::Model;
 use ops::{Batch, Bucket, KvFormat, Resources};
 use std::sync::Arc;
 
+/// What a guessed token costs until it is known: on most devices a step of a few tokens takes little longer than one of a single token.
+const DRAFT_COST: f64 = 0.25;
+
 /// How an engine is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -25,6 +28,8 @@ pub struct Options {
     pub waiting: u32,
     /// Tokens of prompts that one step takes.
     pub prompt_chunk: u32,
+    /// Guess at tokens: see [`Engine::set_draft_cost`].
+    pub speculate: bool,
     /// How the KV cache stores numbers.
     pub kv: KvFormat,
     /// Measure each kernel.
@@ -43,6 +48,7 @@ impl Options {
             sequences: 1,
             waiting: 0,
             prompt_chunk: 256,
+            speculate: false,
             kv: KvFormat::F16,
             timing: Timing::Off,
             hash_logits: false,
@@ -71,6 +77,8 @@ pub struct Report {
     pub accepted_tokens: u32,
     /// Sequences that were paused for want of KV blocks.
     pub paused: u32,
+    /// Sequences whose prompts are not read to the end yet.
+    pub reading: u32,
 }
 
 /// How busy an engine is.
@@ -115,6 +123,8 @@ pub struct Engine {
     pub(crate) step_number: u64,
     /// Tokens of prompts that a step may take beside answers.
     pub(crate) prompt_tokens: u32,
+    /// What a guessed token adds to a step, as a part of the step.
+    pub(crate) draft_cost: f64,
     // Kept between steps so that a step allocates nothing.
     pub(crate) items: Vec<Item>,
     pub(crate) plan: Plan,
@@ -155,6 +165,7 @@ impl Engine {
             arrivals: 0,
             step_number: 0,
             prompt_tokens: options.prompt_chunk,
+            draft_cost: DRAFT_COST,
             items: Vec::with_capacity(places),
             plan: Plan::default(),
             rows: Vec::with_capacity(places),
@@ -279,6 +290,11 @@ impl Engine {
         let id = SequenceId(self.arrivals);
         self.sequences.push(Sequence::new(id, prompt, params));
         Ok(id)
+    }
+
+    /// What one more token of an answer adds to a step, as a part of the step ([`crate::Pace`] learns it): guesses are made while they pay.
+    pub fn set_draft_cost(&mut self, cost: f64) {
+        self.draft_cost = cost;
     }
 
     /// Ends a sequence where it is; its tokens can still be asked for. A released id is ignored.

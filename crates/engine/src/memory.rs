@@ -73,8 +73,13 @@ pub fn token_bytes(model: &Model, kv: KvFormat) -> u64 {
 /// The model's own context, or as much of it as half of the memory left beside the weights can hold.
 #[must_use]
 pub fn context_that_fits(model: &Model, kv: KvFormat, memory_bytes_free: u64) -> u32 {
+    cache_that_fits(model, kv, memory_bytes_free).min(model.config.context)
+}
+
+/// Tokens of KV cache that half of the memory left beside the weights can hold; whole blocks, at least one.
+#[must_use]
+pub fn cache_that_fits(model: &Model, kv: KvFormat, memory_bytes_free: u64) -> u32 {
     let room = memory_bytes_free.saturating_sub(weight_bytes(model)) / 2;
     let tokens = u32::try_from(room / token_bytes(model, kv).max(1)).unwrap_or(u32::MAX);
-    let fits = (tokens / BLOCK_TOKENS * BLOCK_TOKENS).max(BLOCK_TOKENS);
-    fits.min(model.config.context)
+    (tokens / BLOCK_TOKENS * BLOCK_TOKENS).max(BLOCK_TOKENS)
 }

@@ -1,6 +1,7 @@
 //! Commands of a step: the forward pass recorded for one bucket, then sampled.
 use crate::load::{State, Weights, resources};
 use crate::memory::BLOCK_TOKENS;
+use crate::speculate::GUESSES_MAX;
 use crate::{Error, Options};
 use hal::{Buffer, Device, Info, Kind, Prepared};
 use model::{Model, forward};
@@ -26,9 +27,10 @@ pub(crate) fn limits(model: &Model, options: &Options) -> Result<Limits, Error> 
         );
         return Err(Error::BadRequest { what });
     }
+    let rows = options.sequences + if options.speculate { GUESSES_MAX } else { 0 };
     Ok(Limits {
-        tokens: options.prompt_chunk.max(options.sequences),
-        rows: options.sequences,
+        tokens: options.prompt_chunk.max(rows),
+        rows,
         sequences: options.sequences,
         blocks: options.context.div_ceil(BLOCK_TOKENS),
         block_tokens: BLOCK_TOKENS,

@@ -3,6 +3,7 @@ use crate::Error;
 use crate::adjust::Adjust;
 use crate::blocks::Path;
 use crate::memory::BLOCK_TOKENS;
+use crate::speculate::{GUESSES_MAX, Record, lookup};
 use ops::sample::Sampler;
 
 /// Names a sequence of an engine, by the number of its arrival.
@@ -202,6 +203,9 @@ pub(crate) struct Sequence {
     /// The answer ended; the tokens can still be asked for.
     pub(crate) ended: bool,
     pub(crate) logprobs: Option<Logprobs>,
+    /// Guesses at the tokens that follow, for the next step.
+    pub(crate) guesses: Vec<u32>,
+    pub(crate) record: Record,
     /// The step and the row that sampled the newest token, for feedback on the device.
     pub(crate) row: Option<(u64, u32)>,
 }
@@ -223,6 +227,8 @@ impl Sequence {
             sampled: 0,
             ended: false,
             logprobs: None,
+            guesses: Vec::with_capacity(GUESSES_MAX as usize),
+            record: Record::NEW,
             row: None,
         }
     }
@@ -233,12 +239,34 @@ impl Sequence {
         &self.tokens[cached..end]
     }
 
+    /// It runs, and only the token that was sampled last is pending.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.place.is_some() && self.sampled > 0 && self.cached + 1 == self.tokens.len()
+    }
+
     /// Takes the memory that all its tokens will need, at most `room` of them.
     pub(crate) fn reserve(&mut self, room: usize) {
         let answer = self.params.tokens_max as usize;
         let most = self.tokens.len().saturating_add(answer).min(room) + 1;
         self.tokens.reserve(most.saturating_sub(self.tokens.len()));
         self.blocks.reserve(room.div_ceil(BLOCK_TOKENS as usize));
+    }
+
+    /// Guesses at the next tokens if that can pay, at most `room` of them. What a sampler makes of a token must not depend on the tokens
+    /// between, and each must be seen by itself.
+    pub(crate) fn guess(&mut self, cost: f64, room: usize) {
+        self.guesses.clear();
+        let alone = self.params.sampler.repetition_penalty == 1.0 && self.adjust.is_none();
+        if alone && self.params.logprobs.is_none() {
+            let left = self.params.tokens_max.saturating_sub(self.sampled + 1) as usize;
+            let most = left.min(room).min(self.record.guesses(cost) as usize);
+            if most > 0 {
+                lookup(&self.tokens, most, &mut self.guesses);
+            }
+        }
+        if self.guesses.is_empty() {
+            self.record.rested();
+        }
     }
 
     /// Tokens that need not be run when the cache holds them: all but the last, whose logits are wanted.

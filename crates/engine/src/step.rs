@@ -7,7 +7,9 @@ use crate::memory::BLOCK_TOKENS;
 use crate::schedule::{Budget, Item, Work, schedule};
 use crate::sequence::{Reuse, Sequence, WhenFull};
 use hal::Span;
+use ops::sample::Sampler;
 use ops::{FEEDBACK, Token};
+use std::ops::Range;
 
 const BLOCK: usize = BLOCK_TOKENS as usize;
 
@@ -34,15 +36,23 @@ impl Engine {
         if self.plan.work.is_empty() {
             return Ok((report, &self.events));
         }
-        self.fill_batch(&mut report)?;
+        self.fill_batch(&mut report);
         self.run()?;
-        self.collect()?;
+        self.collect(&mut report)?;
         Ok((report, &self.events))
     }
 
     fn schedule(&mut self) {
         self.items.clear();
+        let room = self.room() as usize;
         for index in 0..self.sequences.len() {
+            let sequence = &mut self.sequences[index];
+            if self.options.speculate && sequence.goes_on() {
+                let left = room - sequence.tokens.len();
+                sequence.guess(self.draft_cost, left.saturating_sub(1));
+            } else {
+                sequence.guesses.clear();
+            }
             let item = self.item(index);
             self.items.push(item);
         }
@@ -60,7 +70,8 @@ impl Engine {
     /// How far a sequence is, for the scheduler; a waiting one as it will be once it has its place.
     fn item(&self, index: usize) -> Item {
         let sequence = &self.sequences[index];
-        let (runs, blocks) = (sequence.place.is_some(), sequence.tokens.len().div_ceil(BLOCK));
+        let tokens = sequence.tokens.len() + sequence.guesses.len();
+        let (runs, blocks) = (sequence.place.is_some(), tokens.div_ceil(BLOCK));
         let (mut held, mut needed, mut cached, mut deferred) = (0, 0, sequence.cached, false);
         if runs {
             let own = sequence.blocks.iter().filter(|block| self.blocks.has_one_user(**block));
@@ -81,7 +92,7 @@ impl Engine {
             pending: if sequence.ended { 0 } else { to_u32(pending.len()) },
             answers: cached >= sequence.prompt,
             more: cached + pending.len() < sequence.tokens.len(),
-            drafts: 0,
+            drafts: to_u32(sequence.guesses.len()),
             blocks_needed: to_u32(needed),
             blocks_held: to_u32(held),
             deferred,
@@ -132,7 +143,8 @@ impl Engine {
     fn grow(&mut self, index: usize) {
         let sequence = &mut self.sequences[index];
         let Some(place) = sequence.place else { return };
-        while sequence.blocks.len() * BLOCK < sequence.tokens.len() {
+        let tokens = sequence.tokens.len() + sequence.guesses.len();
+        while sequence.blocks.len() * BLOCK < tokens {
             let block = self.blocks.take().expect("the scheduler counts blocks");
             self.batch.set_block(place, to_u32(sequence.blocks.len()), block);
             sequence.blocks.push(block);
@@ -140,7 +152,7 @@ impl Engine {
     }
 
     /// Puts the scheduled tokens into the batch.
-    fn fill_batch(&mut self, report: &mut Report) -> Result<(), Error> {
+    fn fill_batch(&mut self, report: &mut Report) {
         self.batch.clear();
         self.rows.clear();
         for at in 0..self.plan.work.len() {
@@ -166,21 +178,31 @@ impl Engine {
                     self.rows.push((sequence.id, row));
                 }
             }
+            self.push_guesses(work, place, end);
+            report.drafted_tokens += work.drafts;
             *(if answers { &mut report.decode_tokens } else { &mut report.prompt_tokens }) +=
                 work.tokens;
             report.sampled += u32::from(work.samples);
-            if work.samples {
-                self.set_sampler(work)?;
-            }
         }
-        Ok(())
     }
 
-    /// Says how the row that was just added is sampled.
-    fn set_sampler(&mut self, work: Work) -> Result<(), Error> {
-        let (_, row) = *self.rows.last().expect("a row was added");
-        self.batch.set_sampler(row, &self.sequences[work.item].params.sampler);
-        Ok(())
+    /// Adds a sequence's guesses after its tokens: each is run, and what follows it is sampled as its position will be.
+    fn push_guesses(&mut self, work: Work, place: u32, end: usize) {
+        let Self { batch, rows, sequences, .. } = self;
+        let sequence = &mut sequences[work.item];
+        sequence.guesses.truncate(work.drafts as usize);
+        for (at, id) in (0..).zip(&sequence.guesses) {
+            let position = to_u32(end) + at;
+            let row = batch.push(Token { id: *id, position, sequence: place, wanted: true });
+            rows.extend(row.map(|row| (sequence.id, row)));
+        }
+        if work.samples {
+            let first = rows.len() - 1 - sequence.guesses.len();
+            for (at, (_, row)) in (0..).zip(&rows[first..]) {
+                let sampler = sequence.params.sampler;
+                batch.set_sampler(*row, &Sampler { draw: sampler.draw + at, ..sampler });
+            }
+        }
     }
 
     /// Submits the smallest plan that holds the batch and waits for it.
@@ -213,25 +235,44 @@ impl Engine {
     }
 
     /// Takes the sampled tokens into their sequences.
-    fn collect(&mut self) -> Result<(), Error> {
+    fn collect(&mut self, report: &mut Report) -> Result<(), Error> {
         self.step_number += 1;
+        let mut rows = 0..0;
         for at in 0..self.plan.work.len() {
             let work = self.plan.work[at];
-            self.keep_read(work);
+            self.sequences[work.item].cached += work.tokens as usize;
+            if work.samples {
+                rows = rows.end..rows.end + 1 + work.drafts as usize;
+                let accepted = self.accept(work.item, rows.clone())?;
+                report.accepted_tokens += accepted;
+                report.sampled += accepted;
+                self.sequences[work.item].record.tried(work.drafts, accepted);
+            }
+            self.keep_read(work.item);
         }
-        for at in 0..self.rows.len() {
-            let (id, row) = self.rows[at];
-            let index = self.sequences.iter().position(|sequence| sequence.id == id);
-            let index = index.expect("no sequence is released within a step");
-            self.accept(index, row)?;
-        }
+        let reads =
+            |sequence: &&Sequence| sequence.place.is_some() && sequence.cached < sequence.prompt;
+        report.reading = to_u32(self.sequences.iter().filter(reads).count());
         Ok(())
     }
 
-    /// Counts the tokens that were run, and lets others find the blocks that are full now.
-    fn keep_read(&mut self, work: Work) {
-        let sequence = &mut self.sequences[work.item];
-        sequence.cached += work.tokens as usize;
+    /// Takes the token of a sequence's first row, and those of the next rows as long as the guesses come true; returns how many did.
+    fn accept(&mut self, index: usize, rows: Range<usize>) -> Result<u32, Error> {
+        for (at, row) in rows.enumerate() {
+            let token = self.take(index, self.rows[row].1)?;
+            let sequence = &mut self.sequences[index];
+            if sequence.place.is_none() || sequence.guesses.get(at) != Some(&token) {
+                return Ok(to_u32(at));
+            }
+            // The guess was run already: its K and V are there.
+            sequence.cached += 1;
+        }
+        unreachable!("there is a guess less than rows")
+    }
+
+    /// Lets others find the blocks that are full now.
+    fn keep_read(&mut self, index: usize) {
+        let sequence = &mut self.sequences[index];
         while (sequence.kept + 1) * BLOCK <= sequence.cached {
             let (start, end) = (sequence.kept * BLOCK, (sequence.kept + 1) * BLOCK);
             let block = sequence.blocks[sequence.kept];
@@ -243,7 +284,7 @@ impl Engine {
     }
 
     /// Takes the token that `row` sampled.
-    fn accept(&mut self, index: usize, row: u32) -> Result<(), Error> {
+    fn take(&mut self, index: usize, row: u32) -> Result<u32, Error> {
         let room = self.room() as usize;
         let sequence = &mut self.sequences[index];
         let at = 4 * row as usize;
@@ -262,17 +303,19 @@ impl Engine {
         }
         if let Some(end) = end {
             self.events.push(Event::End { sequence: id, end });
+            self.keep_read(index);
             self.leave(index);
-            return Ok(());
+            return Ok(token);
         }
         if let (true, WhenFull::Shift { keep }) =
             (self.sequences[index].tokens.len() >= room, self.sequences[index].params.when_full)
         {
             self.sequences[index].shift(keep);
             self.leave(index);
-            return Ok(());
+            return Ok(token);
         }
-        self.see(index, token)
+        self.see(index, token)?;
+        Ok(token)
     }
 
     /// Adds a token to the set that the repetition penalty applies to.

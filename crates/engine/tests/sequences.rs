@@ -216,6 +216,49 @@ fn a_full_context_shifts_when_asked() {
     assert!(held.len() < 128 && held[..4] == text(20, 1)[..4] && held.ends_with(&tokens[290..]));
 }
 
+/// Guessing changes no token: not alone, not in a batch, not across blocks, whatever the sampler.
+#[test]
+fn guesses_change_no_token() {
+    for name in ["llama-q4_1.gguf", "gemma3.gguf"] {
+        let mut plain = engine(name, small(1, 64));
+        let mut guessing = engine(name, Options { speculate: true, ..small(3, 64) });
+        guessing.set_draft_cost(0.05);
+        let (mut drafted, mut accepted) = (0, 0);
+        for seed in 0..12 {
+            let sampler = if seed % 2 == 0 {
+                Sampler::GREEDY
+            } else {
+                Sampler { temperature: 0.6, top_k: 3, seed: u64::from(seed), ..Sampler::GREEDY }
+            };
+            let params = Params::new(sampler, 50);
+            // A text that repeats itself, so that there is something to guess.
+            let prompt: Vec<u32> = text(12, seed).into_iter().cycle().take(40).collect();
+            let expected = run(&mut plain, &prompt, params.clone()).0;
+            let others: Vec<SequenceId> = (0..seed % 3)
+                .map(|i| guessing.start(&text(20, i), self::params(40, 1)).unwrap())
+                .collect();
+            let id = guessing.start(&prompt, params).unwrap();
+            let mut tokens = Vec::new();
+            loop {
+                let (report, events) = guessing.step().unwrap();
+                drafted += report.drafted_tokens;
+                accepted += report.accepted_tokens;
+                tokens.extend(events.iter().filter_map(|event| match event {
+                    Event::Token { sequence, token } if *sequence == id => Some(*token),
+                    _ => None,
+                }));
+                if report == engine::Report::default() {
+                    break;
+                }
+            }
+            assert_eq!(tokens, expected, "{name}, seed {seed}");
+            others.into_iter().chain([id]).for_each(|id| guessing.release(id));
+            assert_eq!(guessing.status().blocks_used, 0);
+        }
+        assert!(accepted > 20 && drafted > accepted, "{name}: {accepted} of {drafted}");
+    }
+}
+
 #[test]
 fn those_who_wait_get_their_turn_and_those_who_leave_take_nothing() {
     let mut engine = engine("llama.gguf", Options { waiting: 2, ..small(1, 64) });

@@ -26,7 +26,7 @@ pub struct Limits {
 pub(crate) const EXACT: usize = 3;
 
 /// Words of one row's sampling parameters, see [`crate::sample`].
-pub(crate) const SAMPLER_WORDS: u32 = 8;
+pub(crate) const SAMPLER_WORDS: u32 = 16;
 
 /// Threads share so many tiles of attention at most; a step writes them all.
 const COUNTERS: u32 = 128;
@@ -45,9 +45,12 @@ enum Array {
     /// Zeros, which kernels count in.
     Counters,
     Seen,
+    // The last two are of rows, and large: memory that no row of the step asks for is never touched.
+    Allowed,
+    Bias,
 }
 
-const ARRAYS: [Array; 9] = [
+const ARRAYS: [Array; 11] = [
     Array::Counts,
     Array::Tokens,
     Array::Positions,
@@ -57,43 +60,54 @@ const ARRAYS: [Array; 9] = [
     Array::Tables,
     Array::Counters,
     Array::Seen,
+    Array::Allowed,
+    Array::Bias,
 ];
 
 impl Limits {
-    fn words(&self, array: Array) -> u32 {
-        match array {
-            Array::Counts => 4,
-            Array::Tokens | Array::Positions | Array::Sequences => self.tokens,
-            Array::Rows => self.rows,
-            Array::Samplers => self.rows * SAMPLER_WORDS,
-            Array::Tables => self.sequences * self.blocks,
-            Array::Counters => COUNTERS,
-            Array::Seen => self.sequences * self.seen_words(),
-        }
+    fn words(&self, array: Array) -> u64 {
+        let [count, each] = match array {
+            Array::Counts => [4, 1],
+            Array::Tokens | Array::Positions | Array::Sequences => [self.tokens, 1],
+            Array::Rows => [self.rows, 1],
+            Array::Samplers => [self.rows, SAMPLER_WORDS],
+            Array::Tables => [self.sequences, self.blocks],
+            Array::Counters => [COUNTERS, 1],
+            Array::Seen => [self.sequences, self.seen_words()],
+            Array::Allowed => [self.rows, self.seen_words()],
+            Array::Bias => [self.rows, self.vocabulary],
+        };
+        u64::from(count) * u64::from(each)
     }
 
-    /// Words of one sequence's set of tokens seen so far, one bit per vocabulary entry.
+    /// Words of one set of tokens, seen or allowed: one bit per vocabulary entry.
     #[must_use]
     pub fn seen_words(&self) -> u32 {
         self.vocabulary.div_ceil(32)
     }
 
     /// First word of an array; each starts on a 64-byte boundary.
-    fn start(&self, array: Array) -> u32 {
+    fn start(&self, array: Array) -> u64 {
         let before = ARRAYS.iter().take_while(|other| **other != array);
         before.map(|other| self.words(*other).next_multiple_of(16)).sum()
+    }
+
+    /// The word of the step's part that holds `index` of an array.
+    fn word(&self, array: Array, index: u32) -> usize {
+        let start = usize::try_from(self.start(array)).expect("a step's words fit in memory");
+        start + index as usize
     }
 
     /// Size of the whole buffer.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        4 * u64::from(self.start(Array::Seen) + self.words(Array::Seen))
+        4 * (self.start(Array::Bias) + self.words(Array::Bias))
     }
 
-    /// Size of the part that is rewritten at every step: all but the sets of seen tokens.
+    /// Size of the part that is rewritten at every step: all but sets of tokens and biases.
     #[must_use]
     pub fn step_bytes(&self) -> usize {
-        4 * self.start(Array::Seen) as usize
+        4 * self.word(Array::Seen, 0)
     }
 }
 
@@ -106,8 +120,7 @@ pub struct Inputs {
 
 impl Inputs {
     fn span(&self, array: Array) -> Span {
-        self.whole
-            .part(4 * u64::from(self.limits.start(array)), 4 * u64::from(self.limits.words(array)))
+        self.whole.part(4 * self.limits.start(array), 4 * self.limits.words(array))
     }
 
     /// `[tokens, rows, sequences, exact]`: the first `exact` tokens continue an answer, the others belong to prompts.
@@ -159,6 +172,30 @@ impl Inputs {
         let word = sequence * self.limits.seen_words() + token / 32;
         self.seen().part(4 * u64::from(word), 4)
     }
+    /// Sets of tokens that may be drawn, `(rows, seen_words)`; see [`crate::sample::Sampler::masked`].
+    #[must_use]
+    pub(crate) fn allowed(&self) -> Span {
+        self.span(Array::Allowed)
+    }
+    /// The set of `row` of the step.
+    #[must_use]
+    pub fn allowed_row(&self, row: u32) -> Span {
+        row_of(self.allowed(), row, self.limits.seen_words())
+    }
+    /// Numbers added to logits, f32 `(rows, vocabulary)`; see [`crate::sample::Sampler::biased`].
+    #[must_use]
+    pub(crate) fn bias(&self) -> Span {
+        self.span(Array::Bias)
+    }
+    /// The numbers of `row` of the step.
+    #[must_use]
+    pub fn bias_row(&self, row: u32) -> Span {
+        row_of(self.bias(), row, self.limits.vocabulary)
+    }
+}
+
+fn row_of(span: Span, row: u32, words: u32) -> Span {
+    span.part(4 * u64::from(row) * u64::from(words), 4 * u64::from(words))
 }
 
 /// One token of a step.
@@ -226,7 +263,7 @@ impl Batch {
     /// Token `index` of the step.
     #[must_use]
     pub fn token(&self, index: u32) -> Token {
-        let at = |array| self.words[(self.limits.start(array) + index) as usize];
+        let at = |array| self.words[self.limits.word(array, index)];
         let wanted = self.row_tokens().contains(&index);
         Token {
             id: at(Array::Tokens),
@@ -239,7 +276,7 @@ impl Batch {
     /// Which tokens' logits are wanted, in the order of the rows.
     #[must_use]
     pub fn row_tokens(&self) -> &[u32] {
-        let start = self.limits.start(Array::Rows) as usize;
+        let start = self.limits.word(Array::Rows, 0);
         &self.words[start..start + self.rows() as usize]
     }
 
@@ -285,7 +322,7 @@ impl Batch {
     }
 
     fn set(&mut self, array: Array, index: u32, word: u32) {
-        assert!(index < self.limits.words(array), "index leaves the {array:?} array");
-        self.words[(self.limits.start(array) + index) as usize] = word;
+        assert!(u64::from(index) < self.limits.words(array), "index leaves the {array:?} array");
+        self.words[self.limits.word(array, index)] = word;
     }
 }

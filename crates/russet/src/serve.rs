@@ -5,7 +5,7 @@ use crate::inspect::quantization;
 use crate::session::{find, open_device, open_model, say, words};
 use crate::store::sha256_of;
 use anyhow::{Context as _, bail};
-use engine::{Engine, MemoryPlan, Options, Pooling};
+use engine::{Engine, MemoryPlan, Options, Pooling, cache_that_fits};
 use hal::Device;
 use model::chat::ChatTemplate;
 use model::gguf::Gguf;
@@ -113,10 +113,14 @@ impl StoreLoader {
         if let Some(path) = &self.chat_template {
             template = Some(template_of(path, &tokenizer)?);
         }
+        let free = hal::cpu::memory_bytes_free().unwrap_or(u64::MAX);
+        let all = self.parallel.saturating_mul(context);
         let options = Options {
             kv,
+            cache_tokens: cache_that_fits(&model, kv, free).max(context).min(all),
             sequences: self.parallel,
             waiting: WAITING,
+            speculate: true,
             prompt_chunk: PROMPT_CHUNK,
             ..Options::single(context)
         };

@@ -90,7 +90,7 @@ impl Session {
             top_p: sampling.top_p,
             min_p: sampling.min_p,
             seed: sampling.seed.unwrap_or_else(drawn_seed),
-            draw: 0,
+            ..Sampler::GREEDY
         };
         Params {
             end_tokens: self.tokenizer.end_of_generation().to_vec(),

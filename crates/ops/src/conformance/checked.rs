@@ -43,10 +43,15 @@ fn sampled(device: &dyn Device) {
     setup.vocabulary = 300;
     let logits = Rest { table: setup.table(300), other: setup.table(300) };
     setup.seen = vec![(0, 3), (0, 299)];
+    setup.biases = vec![setup.random.normals(300)];
+    setup.allowed = vec![Vec::new(), vec![2, 3, 50, 299]];
     setup.step(vec![token(3, 0, 0, true), token(7, 1, 0, true)]);
     let sampler = Sampler { temperature: 0.8, repetition_penalty: 1.1, ..Sampler::GREEDY };
-    setup.samplers =
-        vec![Sampler { top_k: 20, top_p: 0.9, ..sampler }, Sampler { min_p: 0.05, ..sampler }];
+    let xtc = Sampler { xtc_probability: 1.0, xtc_threshold: 0.01, ..sampler };
+    setup.samplers = vec![
+        Sampler { top_k: 20, top_p: 0.9, biased: true, typical_p: 0.9, ..sampler },
+        Sampler { min_p: 0.05, masked: true, ..xtc },
+    ];
     let ran = setup.run(device, |to| {
         let tensors = logits.forward(to);
         sample::record(to, &tensors[0]);

@@ -43,7 +43,11 @@ pub(crate) struct Setup {
     pub(crate) samplers: Vec<Sampler>,
     /// Token `.1` was seen in sequence `.0`.
     pub(crate) seen: Vec<(u32, u32)>,
-    /// Size of the sets of seen tokens.
+    /// Of each row of logits whose sampler is biased.
+    pub(crate) biases: Vec<Vec<f32>>,
+    /// The tokens of each row of logits whose sampler is masked.
+    pub(crate) allowed: Vec<Vec<u32>>,
+    /// Size of the sets of tokens.
     pub(crate) vocabulary: u32,
 }
 
@@ -72,6 +76,8 @@ impl Setup {
             sampled: vec![0; 4],
             samplers: Vec::new(),
             seen: Vec::new(),
+            biases: Vec::new(),
+            allowed: Vec::new(),
             vocabulary: VOCABULARY,
         }
     }
@@ -332,23 +338,7 @@ impl Setup {
         let packed = self.weights.iter().map(|weight| self.packed_bytes(kind, weight).is_some());
         let limits = self.limits();
         let inputs = Inputs { whole: poisoned(device, limits.bytes()), limits };
-        for sequence in 0..limits.sequences {
-            let set = u64::from(limits.seen_words()) * 4;
-            let empty = vec![0; usize::try_from(set).expect("small")];
-            device
-                .write(inputs.seen().part(u64::from(sequence) * set, set), &empty)
-                .expect("it fits");
-        }
-        for (sequence, _) in &self.seen {
-            let of_word = |word: u32| {
-                let same = self.seen.iter().filter(|(s, t)| s == sequence && t / 32 == word);
-                same.fold(0_u32, |bits, (_, t)| bits | 1 << (t % 32))
-            };
-            for word in 0..limits.seen_words() {
-                let span = inputs.seen_word(*sequence, word * 32);
-                device.write(span, &of_word(word).to_le_bytes()).expect("it fits");
-            }
-        }
+        self.write_sets(device, &inputs);
         let blocks = self.tables().len() as u64;
         let cache = |shape: &Cache| {
             let bytes = blocks * u64::from(self.block_tokens) * shape.token_bytes();
@@ -366,6 +356,38 @@ impl Setup {
         let caches = self.caches.iter().map(cache).collect();
         let (weights, packed) = (weights.collect(), packed.collect());
         Resources { weights, packed, inputs, caches, sampled }
+    }
+
+    /// Sets of seen tokens, and for rows whose samplers ask for them the allowed ones and biases.
+    fn write_sets(&self, device: &dyn Device, inputs: &Inputs) {
+        let write = |span, words: &[u32]| {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            device.write(span, &bytes).expect("it fits");
+        };
+        // Of a set of allowed tokens, bits past the vocabulary are poison.
+        let set = |tokens: &mut dyn Iterator<Item = u32>| {
+            let mut words = vec![0; inputs.limits.seen_words() as usize];
+            tokens.for_each(|id| words[id as usize / 32] |= 1 << (id % 32));
+            words
+        };
+        for sequence in 0..inputs.limits.sequences {
+            let seen = self.seen.iter().filter(|(of, _)| *of == sequence);
+            let first = inputs.seen_word(sequence, 0);
+            let words = set(&mut seen.map(|(_, id)| *id));
+            write(Span { bytes: 4 * words.len() as u64, ..first }, &words);
+        }
+        let past = self.vocabulary..32 * inputs.limits.seen_words();
+        for (row, sampler) in (0..).zip(&self.samplers) {
+            if sampler.masked {
+                let allowed = self.allowed[row as usize].iter().copied();
+                write(inputs.allowed_row(row), &set(&mut allowed.chain(past.clone())));
+            }
+            if sampler.biased {
+                let bias: Vec<u32> =
+                    self.biases[row as usize].iter().map(|x| x.to_bits()).collect();
+                write(inputs.bias_row(row), &bias);
+            }
+        }
     }
 }
 
@@ -404,9 +426,10 @@ fn write_inputs(device: &dyn Device, inputs: &Inputs, batch: &mut Batch) {
     let (tokens, rows) = (u64::from(batch.tokens()), u64::from(batch.rows()));
     let arrays =
         [inputs.tokens(), inputs.positions(), inputs.sequences()].map(|span| (span, 4 * tokens));
-    for (span, live) in
-        arrays.into_iter().chain([(inputs.rows(), 4 * rows), (inputs.samplers(), 32 * rows)])
-    {
+    for (span, live) in arrays.into_iter().chain([
+        (inputs.rows(), 4 * rows),
+        (inputs.samplers(), 4 * u64::from(crate::inputs::SAMPLER_WORDS) * rows),
+    ]) {
         fill(device, span.part(live, span.bytes - live));
     }
 }

@@ -1,7 +1,7 @@
 //! The thread of an engine: take jobs, step, hand out what came of it.
 use super::{Command, Ended, Failure, Job, Piece, Reason, Status, TokenFacts, Update, Usage};
 use crate::metrics::Metrics;
-use engine::{Embedding, End, Engine, Event, SequenceId, StopStrings};
+use engine::{Embedding, End, Engine, Event, Pace, SequenceId, StopStrings};
 use model::tokenizer::{Stream, Tokenizer};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +50,7 @@ pub(super) fn run(
         running: HashMap::new(),
         shared,
         draining: false,
+        pace: Pace::default(),
         embeddings: VecDeque::new(),
     };
     while turns.take_commands(inbox) {
@@ -65,6 +66,7 @@ struct Turns<'t> {
     running: HashMap<SequenceId, Running<'t>>,
     shared: &'t Shared,
     draining: bool,
+    pace: Pace,
     /// Texts to embed, one after another: each turn reads a piece of the first.
     embeddings: VecDeque<(Embedding, Reply)>,
 }
@@ -159,7 +161,11 @@ impl<'t> Turns<'t> {
         self.shared.healthy.store(result.is_ok(), Ordering::Relaxed);
         match result {
             Ok((report, events)) => {
-                self.shared.metrics.stepped(&report, since.elapsed());
+                let time = since.elapsed();
+                self.shared.metrics.stepped(&report, time);
+                self.pace.observe(&report, time.as_secs_f64());
+                self.engine.set_prompt_tokens(self.pace.prompt_tokens());
+                self.engine.set_draft_cost(self.pace.draft_cost());
                 events.into_iter().for_each(|event| self.take_event(event));
                 self.publish();
             }
