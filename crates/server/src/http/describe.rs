@@ -69,3 +69,68 @@ fn merge(to: &mut Value, from: Value) {
         (to, from) => *to = from,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What is for people is not described.
+    fn is_page(path: &str) -> bool {
+        path == "/" || path.starts_with("/page/") || path == "/docs" || path.starts_with("/docs/")
+    }
+
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        // A router shows its paths only so.
+        let shown = format!("{:?}", crate::http::routes());
+        let quoted = shown.split('"').skip(1).step_by(2).filter(|text| text.starts_with('/'));
+        let routed: BTreeSet<String> = quoted
+            .filter(|path| !path.contains("__private") && !is_page(path))
+            .map(|path| path.replace("{*", "{"))
+            .collect();
+        let document = document();
+        let described: BTreeSet<String> =
+            document["paths"].as_object().unwrap().keys().cloned().collect();
+        assert!(routed.contains("/v1/messages"), "{shown}");
+        assert_eq!(routed, described);
+    }
+
+    /// Every value below `value` called `name`.
+    fn all<'v>(value: &'v Value, name: &str) -> Vec<&'v Value> {
+        match value {
+            Value::Object(object) => {
+                let own = object.get(name).into_iter();
+                own.chain(object.values().flat_map(|inner| all(inner, name))).collect()
+            }
+            Value::Array(items) => items.iter().flat_map(|inner| all(inner, name)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn names_are_unique_references_lead_somewhere_and_no_schema_is_unused() {
+        let document = document();
+        let referred: BTreeSet<&str> = all(&document, "$ref")
+            .into_iter()
+            .map(|reference| reference.as_str().unwrap())
+            .collect();
+        for reference in &referred {
+            let place = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(place).is_some(), "{reference}");
+        }
+        for schema in document["components"]["schemas"].as_object().unwrap().keys() {
+            assert!(referred.contains(&*format!("#/components/schemas/{schema}")), "{schema}");
+        }
+        let names: Vec<&str> =
+            all(&document, "operationId").iter().map(|name| name.as_str().unwrap()).collect();
+        assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{names:?}");
+        // Parts that describe the same thing would hide each other.
+        let schemas: usize = PARTS
+            .iter()
+            .map(|part| serde_json::from_str::<Value>(part).unwrap())
+            .map(|part| part["components"]["schemas"].as_object().unwrap().len())
+            .sum();
+        assert_eq!(schemas, document["components"]["schemas"].as_object().unwrap().len());
+    }
+}

@@ -75,16 +75,21 @@ impl App {
 
 /// All routes behind the gate.
 pub(crate) fn router(app: &Arc<App>) -> Router {
-    Router::new()
-        .route("/health", get(health::health))
-        .route("/metrics", get(health::metrics))
-        .merge(openai::routes())
-        .merge(anthropic::routes())
-        .merge(describe::routes())
+    routes()
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(axum::extract::DefaultBodyLimit::max(app.options.body_bytes_max))
         .layer(from_fn_with_state(Arc::clone(app), gate::gate))
         .layer(from_fn(error::in_its_words))
         .with_state(Arc::clone(app))
+}
+
+/// All routes, without what stands before them.
+fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/metrics", get(health::metrics))
+        .merge(openai::routes())
+        .merge(anthropic::routes())
+        .merge(describe::routes())
 }

@@ -1,4 +1,5 @@
 //! Anthropic's messages, OpenAI's responses and embeddings, and the description of everything, over loopback.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #[path = "../loopback/mod.rs"]
 mod loopback;
 
