@@ -7,6 +7,8 @@ const DRY_TOKENS_MAX: usize = 4096;
 /// Repetitions longer than this are penalized as this one: the exponential is far beyond any logit by then.
 const DRY_LENGTH_MAX: u32 = 50;
 
+const FORBIDDEN: f32 = -1e9;
+
 /// Sums to add to logits, kept up to date token by token.
 #[derive(Clone, Debug)]
 pub(crate) struct Adjust {
@@ -19,11 +21,13 @@ pub(crate) struct Adjust {
 
 impl Adjust {
     /// None when a request asks for nothing of this.
-    pub(crate) fn new(params: &Params) -> Option<Self> {
+    pub(crate) fn new(params: &Params, prompt: &[u32]) -> Option<Self> {
         let asks = params.penalties != Penalties::default() || !params.logit_bias.is_empty();
         let bias = params.logit_bias.iter().copied().collect();
         let (penalties, counts) = (params.penalties, HashMap::new());
-        asks.then_some(Self { penalties, bias, counts, repeats: Vec::new() })
+        let mut adjust = Self { penalties, bias, counts, repeats: Vec::new() };
+        adjust.find_repeats(prompt);
+        asks.then_some(adjust)
     }
 
     /// Takes the newest of `tokens` into account; the first `prompt` are none of the answer's.
@@ -34,8 +38,8 @@ impl Adjust {
         self.find_repeats(tokens);
     }
 
-    /// Looks for what would repeat an earlier stretch: before the first token of an answer, and after each.
-    pub(crate) fn find_repeats(&mut self, tokens: &[u32]) {
+    /// Looks for what would repeat an earlier stretch.
+    fn find_repeats(&mut self, tokens: &[u32]) {
         self.repeats.clear();
         if self.penalties.dry.multiplier > 0.0 {
             repeats(tokens, self.penalties.dry, &mut self.repeats);
@@ -46,7 +50,8 @@ impl Adjust {
     pub(crate) fn write(&self, row: &mut [f32]) {
         let mut add = |token: u32, sum: f32| {
             if let Some(place) = row.get_mut(token as usize) {
-                *place += sum;
+                // What is forbidden stays a finite number: no logit comes near it.
+                *place = (*place + sum).max(FORBIDDEN);
             }
         };
         self.bias.iter().for_each(|(token, bias)| add(*token, *bias));
@@ -84,11 +89,8 @@ mod tests {
     use ops::sample::Sampler;
 
     fn adjusted(params: &Params, tokens: &[u32], prompt: usize) -> Vec<f32> {
-        let mut adjust = Adjust::new(params).unwrap();
-        (prompt..=tokens.len()).for_each(|end| match end == prompt {
-            true => adjust.find_repeats(&tokens[..end]),
-            false => adjust.accept(&tokens[..end], prompt),
-        });
+        let mut adjust = Adjust::new(params, &tokens[..prompt]).unwrap();
+        (prompt + 1..=tokens.len()).for_each(|end| adjust.accept(&tokens[..end], prompt));
         let mut row = vec![0.0; 10];
         adjust.write(&mut row);
         row
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn nothing_asked_nothing_kept() {
-        assert!(Adjust::new(&params()).is_none());
+        assert!(Adjust::new(&params(), &[]).is_none());
     }
 
     #[test]

@@ -132,8 +132,12 @@ pub struct Engine {
     pub(crate) rows: Vec<(SequenceId, u32)>,
     pub(crate) sampled: Vec<u8>,
     pub(crate) events: Vec<Event>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) bias_image: Vec<u8>,
     pub(crate) logits: Vec<u8>,
     pub(crate) logits_hash: LogitsHash,
+    /// A smaller model that guesses.
+    pub(crate) draft: Option<Box<Self>>,
     /// Made when the first text is embedded.
     pub(crate) embedder: Option<Embedder>,
 }
@@ -171,8 +175,11 @@ impl Engine {
             rows: Vec::with_capacity(places),
             sampled: vec![0; 4 * limits.rows as usize],
             events: Vec::with_capacity(2 * places),
+            bias: Vec::new(),
+            bias_image: Vec::new(),
             logits: Vec::new(),
             logits_hash: LogitsHash::default(),
+            draft: None,
             embedder: None,
             steps: Vec::new(),
             device,
@@ -327,6 +334,9 @@ impl Engine {
         self.blocks.give_back(&sequence.blocks);
         sequence.blocks.clear();
         (sequence.cached, sequence.kept, sequence.row) = (0, 0, None);
+        sequence.guesses.clear();
+        let draft = sequence.draft.take();
+        self.leave_draft(draft);
     }
 
     /// Tokens that one sequence can hold.

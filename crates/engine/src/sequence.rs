@@ -59,6 +59,14 @@ impl Params {
             ),
             ((0.0..=1.0).contains(&s.top_p), "top_p", "0 to 1", s.top_p),
             ((0.0..=1.0).contains(&s.min_p), "min_p", "0 to 1", s.min_p),
+            ((0.0..=1.0).contains(&s.typical_p), "typical_p", "0 to 1", s.typical_p),
+            (
+                (0.0..=1.0).contains(&s.xtc_probability),
+                "xtc_probability",
+                "0 to 1",
+                s.xtc_probability,
+            ),
+            (s.xtc_threshold > 0.0, "xtc_threshold", "more than 0", s.xtc_threshold),
             (
                 finite(s.repetition_penalty) && s.repetition_penalty > 0.0,
                 "repetition_penalty",
@@ -206,6 +214,12 @@ pub(crate) struct Sequence {
     /// Guesses at the tokens that follow, for the next step.
     pub(crate) guesses: Vec<u32>,
     pub(crate) record: Record,
+    /// The draft's sequence that guesses for this one.
+    pub(crate) draft: Option<SequenceId>,
+    /// Its full blocks may be found by others. A draft's text is taken back at times.
+    pub(crate) shares: bool,
+    /// With so many tokens it keeps its place and is not continued.
+    pub(crate) rests_at: Option<usize>,
     /// The step and the row that sampled the newest token, for feedback on the device.
     pub(crate) row: Option<(u64, u32)>,
 }
@@ -222,15 +236,23 @@ impl Sequence {
             kept: 0,
             path: Path::ROOT,
             place: None,
-            adjust: Adjust::new(&params).map(Box::new),
+            adjust: Adjust::new(&params, prompt).map(Box::new),
             params,
             sampled: 0,
             ended: false,
             logprobs: None,
             guesses: Vec::with_capacity(GUESSES_MAX as usize),
             record: Record::NEW,
+            draft: None,
+            shares: true,
+            rests_at: None,
             row: None,
         }
+    }
+
+    /// Nothing of it is to be run.
+    pub(crate) fn rests(&self) -> bool {
+        self.ended || self.rests_at.is_some_and(|tokens| self.tokens.len() >= tokens)
     }
 
     /// What is to be run in one way when the cache holds the first `cached` tokens: the rest of the prompt, or of the answer.
@@ -252,21 +274,20 @@ impl Sequence {
         self.blocks.reserve(room.div_ceil(BLOCK_TOKENS as usize));
     }
 
-    /// Guesses at the next tokens if that can pay, at most `room` of them. What a sampler makes of a token must not depend on the tokens
-    /// between, and each must be seen by itself.
-    pub(crate) fn guess(&mut self, cost: f64, room: usize) {
-        self.guesses.clear();
+    /// How many guesses at the next tokens can pay, at most `room`. None where what a sampler makes of a token depends on the tokens
+    /// before it in the same step, or each must be seen by itself.
+    pub(crate) fn guesses_wanted(&self, cost: f64, room: usize) -> usize {
         let alone = self.params.sampler.repetition_penalty == 1.0 && self.adjust.is_none();
-        if alone && self.params.logprobs.is_none() {
-            let left = self.params.tokens_max.saturating_sub(self.sampled + 1) as usize;
-            let most = left.min(room).min(self.record.guesses(cost) as usize);
-            if most > 0 {
-                lookup(&self.tokens, most, &mut self.guesses);
-            }
+        if !alone || self.params.logprobs.is_some() || !self.goes_on() {
+            return 0;
         }
-        if self.guesses.is_empty() {
-            self.record.rested();
-        }
+        let left = self.params.tokens_max.saturating_sub(self.sampled + 1) as usize;
+        left.min(room).min(self.record.guesses(cost) as usize)
+    }
+
+    /// Guesses by what the text already has.
+    pub(crate) fn look_up(&mut self, most: usize) {
+        lookup(&self.tokens, most, &mut self.guesses);
     }
 
     /// Tokens that need not be run when the cache holds them: all but the last, whose logits are wanted.

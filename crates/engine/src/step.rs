@@ -20,6 +20,7 @@ impl Engine {
     /// Device errors; the sequences stay as they were before the step.
     pub fn step(&mut self) -> Result<(Report, &[Event]), Error> {
         self.events.clear();
+        self.guess()?;
         self.schedule();
         let mut report = Report { paused: to_u32(self.plan.pause.len()), ..Report::default() };
         for at in 0..self.plan.pause.len() {
@@ -37,6 +38,7 @@ impl Engine {
             return Ok((report, &self.events));
         }
         self.fill_batch(&mut report);
+        self.write_biases()?;
         self.run()?;
         self.collect(&mut report)?;
         Ok((report, &self.events))
@@ -44,15 +46,7 @@ impl Engine {
 
     fn schedule(&mut self) {
         self.items.clear();
-        let room = self.room() as usize;
         for index in 0..self.sequences.len() {
-            let sequence = &mut self.sequences[index];
-            if self.options.speculate && sequence.goes_on() {
-                let left = room - sequence.tokens.len();
-                sequence.guess(self.draft_cost, left.saturating_sub(1));
-            } else {
-                sequence.guesses.clear();
-            }
             let item = self.item(index);
             self.items.push(item);
         }
@@ -89,7 +83,7 @@ impl Engine {
         let pending = sequence.pending(cached);
         Item {
             runs,
-            pending: if sequence.ended { 0 } else { to_u32(pending.len()) },
+            pending: if sequence.rests() { 0 } else { to_u32(pending.len()) },
             answers: cached >= sequence.prompt,
             more: cached + pending.len() < sequence.tokens.len(),
             drafts: to_u32(sequence.guesses.len()),
@@ -200,9 +194,27 @@ impl Engine {
             let first = rows.len() - 1 - sequence.guesses.len();
             for (at, (_, row)) in (0..).zip(&rows[first..]) {
                 let sampler = sequence.params.sampler;
-                batch.set_sampler(*row, &Sampler { draw: sampler.draw + at, ..sampler });
+                let (draw, biased) = (sampler.draw + at, sequence.adjust.is_some());
+                batch.set_sampler(*row, &Sampler { draw, biased, ..sampler });
             }
         }
+    }
+
+    /// Writes what is added to the logits of the step's rows.
+    fn write_biases(&mut self) -> Result<(), Error> {
+        for (id, row) in &self.rows {
+            let sequence = self.sequences.iter().find(|sequence| sequence.id == *id);
+            let Some(adjust) = sequence.and_then(|sequence| sequence.adjust.as_ref()) else {
+                continue;
+            };
+            self.bias.clear();
+            self.bias.resize(self.model.config.vocabulary as usize, 0.0);
+            adjust.write(&mut self.bias);
+            self.bias_image.clear();
+            self.bias_image.extend(self.bias.iter().flat_map(|bias| bias.to_le_bytes()));
+            self.device.write(self.resources.inputs.bias_row(*row), &self.bias_image)?;
+        }
+        Ok(())
     }
 
     /// Submits the smallest plan that holds the batch and waits for it.
@@ -273,7 +285,7 @@ impl Engine {
     /// Lets others find the blocks that are full now.
     fn keep_read(&mut self, index: usize) {
         let sequence = &mut self.sequences[index];
-        while (sequence.kept + 1) * BLOCK <= sequence.cached {
+        while sequence.shares && (sequence.kept + 1) * BLOCK <= sequence.cached {
             let (start, end) = (sequence.kept * BLOCK, (sequence.kept + 1) * BLOCK);
             let block = sequence.blocks[sequence.kept];
             let prompts = end <= sequence.prompt;

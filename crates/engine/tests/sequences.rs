@@ -1,7 +1,7 @@
 //! Sequences of a tiny model on the CPU device: what an engine's users rely on. No fixture decides here: each test compares two
 //! ways to the same tokens, or counts.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-use engine::{End, Engine, Error, Event, Options, Params, Reuse, SequenceId, WhenFull};
+use engine::{End, Engine, Error, Event, Options, Params, Penalties, Reuse, SequenceId, WhenFull};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;
 use ops::sample::Sampler;
@@ -216,47 +216,93 @@ fn a_full_context_shifts_when_asked() {
     assert!(held.len() < 128 && held[..4] == text(20, 1)[..4] && held.ends_with(&tokens[290..]));
 }
 
-/// Guessing changes no token: not alone, not in a batch, not across blocks, whatever the sampler.
-#[test]
-fn guesses_change_no_token() {
-    for name in ["llama-q4_1.gguf", "gemma3.gguf"] {
-        let mut plain = engine(name, small(1, 64));
-        let mut guessing = engine(name, Options { speculate: true, ..small(3, 64) });
-        guessing.set_draft_cost(0.05);
-        let (mut drafted, mut accepted) = (0, 0);
-        for seed in 0..12 {
-            let sampler = if seed % 2 == 0 {
-                Sampler::GREEDY
-            } else {
-                Sampler { temperature: 0.6, top_k: 3, seed: u64::from(seed), ..Sampler::GREEDY }
-            };
-            let params = Params::new(sampler, 50);
-            // A text that repeats itself, so that there is something to guess.
-            let prompt: Vec<u32> = text(12, seed).into_iter().cycle().take(40).collect();
-            let expected = run(&mut plain, &prompt, params.clone()).0;
-            let others: Vec<SequenceId> = (0..seed % 3)
-                .map(|i| guessing.start(&text(20, i), self::params(40, 1)).unwrap())
-                .collect();
-            let id = guessing.start(&prompt, params).unwrap();
-            let mut tokens = Vec::new();
-            loop {
-                let (report, events) = guessing.step().unwrap();
-                drafted += report.drafted_tokens;
-                accepted += report.accepted_tokens;
-                tokens.extend(events.iter().filter_map(|event| match event {
-                    Event::Token { sequence, token } if *sequence == id => Some(*token),
-                    _ => None,
-                }));
-                if report == engine::Report::default() {
-                    break;
-                }
+/// Guessing changes no token: not alone, not in a batch, not across blocks, whatever the sampler and whoever guesses. Returns how
+/// many were guessed and how many came true.
+fn guess(plain: &mut Engine, guessing: &mut Engine, repeated: bool) -> (u32, u32) {
+    guessing.set_draft_cost(0.05);
+    let (mut drafted, mut accepted) = (0, 0);
+    for seed in 0..12 {
+        let sampler = if seed % 2 == 0 {
+            Sampler::GREEDY
+        } else {
+            Sampler { temperature: 0.6, top_k: 3, seed: u64::from(seed), ..Sampler::GREEDY }
+        };
+        let params = Params::new(sampler, 50);
+        let length = if repeated { 12 } else { 40 };
+        let prompt: Vec<u32> = text(length, seed).into_iter().cycle().take(40).collect();
+        let expected = run(plain, &prompt, params.clone()).0;
+        let others: Vec<SequenceId> = (0..seed % 3)
+            .map(|i| guessing.start(&text(20, i), self::params(40, 1)).unwrap())
+            .collect();
+        let id = guessing.start(&prompt, params).unwrap();
+        let mut tokens = Vec::new();
+        loop {
+            let (report, events) = guessing.step().unwrap();
+            drafted += report.drafted_tokens;
+            accepted += report.accepted_tokens;
+            tokens.extend(events.iter().filter_map(|event| match event {
+                Event::Token { sequence, token } if *sequence == id => Some(*token),
+                _ => None,
+            }));
+            if report == engine::Report::default() {
+                break;
             }
-            assert_eq!(tokens, expected, "{name}, seed {seed}");
-            others.into_iter().chain([id]).for_each(|id| guessing.release(id));
-            assert_eq!(guessing.status().blocks_used, 0);
         }
+        assert_eq!(tokens, expected, "seed {seed}");
+        others.into_iter().chain([id]).for_each(|id| guessing.release(id));
+        assert_eq!(guessing.status().blocks_used, 0);
+        assert!(guessing.draft_status().is_none_or(|draft| draft == (0, 0)));
+    }
+    (drafted, accepted)
+}
+
+#[test]
+fn guesses_from_the_text_change_no_token() {
+    for name in ["llama-q4_1.gguf", "gemma3.gguf"] {
+        let mut guessing = engine(name, Options { speculate: true, ..small(3, 64) });
+        let (drafted, accepted) = guess(&mut engine(name, small(1, 64)), &mut guessing, true);
         assert!(accepted > 20 && drafted > accepted, "{name}: {accepted} of {drafted}");
     }
+}
+
+#[test]
+fn guesses_of_a_draft_model_change_no_token() {
+    // The model itself, whose guesses come true but where the text offers another, and a different one.
+    for (draft, least) in [("llama-q4_1.gguf", 0.7), ("llama.gguf", 0.0)] {
+        let mut guessing = engine("llama-q4_1.gguf", Options { speculate: true, ..small(3, 64) });
+        guessing.set_draft(engine(draft, small(3, 64))).unwrap();
+        let mut plain = engine("llama-q4_1.gguf", small(1, 64));
+        let (drafted, accepted) = guess(&mut plain, &mut guessing, false);
+        assert!(drafted > 50, "{draft}: {drafted}");
+        let rate = f64::from(accepted) / f64::from(drafted);
+        assert!(rate >= least, "{draft}: {accepted} of {drafted}");
+    }
+    let mut without = engine("llama-q4_1.gguf", small(3, 64));
+    assert!(without.set_draft(engine("llama.gguf", small(3, 64))).is_err());
+}
+
+#[test]
+fn biases_and_penalties_reach_the_sampler() {
+    let mut engine = engine("llama.gguf", small(2, 64));
+    let greedy = Params::new(Sampler::GREEDY, 12);
+    let (plain, _) = run(&mut engine, &PROMPT, greedy.clone());
+    // What is forced comes, what is forbidden does not, a neighbour in the batch notices nothing.
+    let forced = Params { logit_bias: vec![(17, 1e4)], ..greedy.clone() };
+    let forbidden = Params { logit_bias: vec![(plain[0], f32::NEG_INFINITY)], ..greedy.clone() };
+    let neighbour = engine.start(&PROMPT, greedy.clone()).unwrap();
+    engine.start(&PROMPT, forced).unwrap();
+    let answers = finish(&mut engine);
+    for (id, tokens, _) in &answers {
+        assert_eq!(*tokens, if *id == neighbour { plain.clone() } else { vec![17; 12] });
+        engine.release(*id);
+    }
+    assert!(!run(&mut engine, &PROMPT, forbidden).0.contains(&plain[0]));
+    // With a presence penalty far above any logit no token comes twice.
+    let penalties = Penalties { presence: 1e4, ..Penalties::default() };
+    let (mut once, _) = run(&mut engine, &PROMPT, Params { penalties, ..greedy });
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), 12);
 }
 
 #[test]

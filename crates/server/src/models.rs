@@ -2,9 +2,10 @@
 use crate::metrics::Metrics;
 use crate::service::Service;
 use engine::Engine;
+use engine::grammar::Vocabulary;
 use model::chat::ChatTemplate;
 use model::tokenizer::Tokenizer;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Mutex as AsyncMutex;
 
 /// A model brought to its device, with all that answering needs.
@@ -67,13 +68,24 @@ pub struct Served {
     pub tokenizer: Arc<Tokenizer>,
     pub template: Option<Arc<ChatTemplate>>,
     pub service: Service,
+    /// Built when the first grammar comes.
+    vocabulary: OnceLock<Vocabulary>,
 }
 
 impl Served {
     fn new(loaded: Loaded, metrics: Arc<Metrics>) -> Self {
         let Loaded { facts, tokenizer, template, engine } = loaded;
         let service = Service::start(engine, Arc::clone(&tokenizer), metrics);
-        Self { facts, tokenizer, template, service }
+        Self { facts, tokenizer, template, service, vocabulary: OnceLock::new() }
+    }
+
+    /// What grammars are compiled against. Blocks for some 100 ms the first time.
+    pub(crate) fn vocabulary(&self) -> Result<&Vocabulary, engine::grammar::Error> {
+        if let Some(vocabulary) = self.vocabulary.get() {
+            return Ok(vocabulary);
+        }
+        let built = Vocabulary::new(Arc::clone(&self.tokenizer))?;
+        Ok(self.vocabulary.get_or_init(|| built))
     }
 }
 

@@ -3,6 +3,7 @@
 //! A guess is kept when it is the very token that would have been sampled: the draw at each position belongs to the position, so the
 //! answer is token for token the one without guessing, whatever the sampler. (Rejection sampling, Leviathan et al. 2023, keeps the
 //! distribution only.)
+mod draft;
 mod lookup;
 
 pub(crate) use lookup::lookup;

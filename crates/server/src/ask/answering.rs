@@ -369,7 +369,7 @@ mod tests {
             assert_eq!(choice.reasoning, "Two.");
             assert_eq!(choice.content, "Let me see.");
             assert_eq!(choice.finish, Finish::ToolCalls);
-            let expected = vec![city("Oslo"), city("Rome")];
+            let expected = [city("Oslo"), city("Rome")];
             assert_eq!(choice.calls, expected[..if parallel_calls { 2 } else { 1 }]);
             assert_eq!(tokens.len(), text.chars().count());
         }

@@ -15,6 +15,7 @@ pub(crate) use prepare::{encode, render};
 pub(crate) use sampling::Sampling;
 pub(crate) use speech::{Voice, speak};
 
+pub(crate) use engine::grammar::Grammar;
 pub(crate) use model::chat::Delta;
 use model::chat::Message;
 use serde_json::{Map, Value as Json};
@@ -89,17 +90,4 @@ pub(crate) enum ToolChoice {
     Required,
     /// It calls this one.
     Function(String),
-}
-
-/// What an answer must look like.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Grammar {
-    /// JSON that a schema describes.
-    JsonSchema(Json),
-    /// Any JSON object.
-    JsonObject,
-    /// A regular expression, anchored at both ends.
-    Regex(String),
-    /// A context-free grammar in llguidance's form of Lark.
-    Lark(String),
 }

@@ -4,6 +4,8 @@ use super::{Ask, Chat, Grammar, Plain, Prompts, ToolChoice, Violations};
 use crate::http::Refused;
 use crate::models::Served;
 use crate::service::Job;
+use axum::http::StatusCode;
+use engine::grammar::{self, Constraint};
 use model::chat::{ChatTemplate, Choice, Error, Extras, Format, LocalTime};
 use model::tokenizer::{Control, Special};
 
@@ -26,14 +28,19 @@ pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refus
             let tokens = served.tokenizer.encode_prompt(&prompt).map_err(too_long)?;
             let format = Format::of_template(template.source());
             let forced = forced_calls(served, chat, format, &prompt)?;
-            let grammar = forced.as_ref().or(ask.grammar.as_ref());
+            let constraint = match (&forced, &ask.grammar) {
+                (Some(grammar), _) => Some(constrain(served, grammar, "tools")?),
+                (None, grammar) => constraint(served, grammar.as_ref())?,
+            };
             let reader = || Reader::chat(chat, format, &prompt);
-            jobs(served, ask, vec![tokens], grammar, format.markers().collect(), reader)
+            let markers: Vec<&str> = format.markers().collect();
+            jobs(served, ask, &[tokens], constraint.as_ref(), &markers, reader)
         }
         Prompts::Plain(prompts) => {
             let encode = |prompt: &Plain| encode(served, "prompt", prompt);
-            let prompts = prompts.iter().map(encode).collect::<Result<_, _>>()?;
-            jobs(served, ask, prompts, ask.grammar.as_ref(), Vec::new(), Reader::default)
+            let prompts = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+            let constraint = constraint(served, ask.grammar.as_ref())?;
+            jobs(served, ask, &prompts, constraint.as_ref(), &[], Reader::default)
         }
     }
 }
@@ -41,13 +48,16 @@ pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refus
 fn jobs(
     served: &Served,
     ask: &Ask,
-    prompts: Vec<Vec<u32>>,
-    grammar: Option<&Grammar>,
-    markers: Vec<&'static str>,
+    prompts: &[Vec<u32>],
+    constraint: Option<&Constraint>,
+    markers: &[&'static str],
     reader: impl Fn() -> Reader,
 ) -> Result<Vec<Prepared>, Refused> {
-    if grammar.is_some() {
-        return Err(Refused::field("response_format", "structured output is not there yet"));
+    if constraint.is_some() {
+        return Err(Refused::field(
+            "response_format",
+            "this engine cannot hold answers to a grammar",
+        ));
     }
     let mut prepared = Vec::with_capacity(prompts.len() * ask.n as usize);
     for prompt in prompts {
@@ -60,7 +70,7 @@ fn jobs(
                 params,
                 stops: ask.sampling.stops.clone(),
                 control: Control::Skip,
-                markers: markers.clone(),
+                markers: markers.to_vec(),
             };
             prepared.push(Prepared { job, reader: reader() });
         }
@@ -84,6 +94,28 @@ fn forced_calls(
     let lark = format.call_grammar(choice, &served.tokenizer, prompt);
     let lark = lark.map_err(|error| Refused::field("tool_choice", error.to_string()))?;
     Ok(Some(Grammar::Lark(lark)))
+}
+
+fn constraint(served: &Served, grammar: Option<&Grammar>) -> Result<Option<Constraint>, Refused> {
+    let Some(grammar) = grammar else { return Ok(None) };
+    let field = match grammar {
+        Grammar::JsonSchema(_) | Grammar::JsonObject => "response_format",
+        Grammar::Regex(_) => "guided_regex",
+        Grammar::Lark(_) => "guided_grammar",
+    };
+    constrain(served, grammar, field).map(Some)
+}
+
+/// Compiles a grammar; `field` is what is wrong when that cannot be done.
+fn constrain(served: &Served, grammar: &Grammar, field: &str) -> Result<Constraint, Refused> {
+    served.vocabulary().and_then(|vocabulary| vocabulary.constrain(grammar)).map_err(|error| {
+        match error {
+            grammar::Error::Internal { .. } => {
+                Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+            }
+            _ => Refused::field(field, error.to_string()),
+        }
+    })
 }
 
 fn template(served: &Served) -> Result<&ChatTemplate, Refused> {

@@ -105,8 +105,11 @@ fn sampler(fields: &Fields<'_>) -> Sampler {
         temperature: fields.number("temperature", 0.0..=2.0).unwrap_or(1.0),
         repetition_penalty,
         top_k: u32::try_from(top_k).unwrap_or(0),
+        typical_p: fields.number("typical_p", 0.0..=1.0).unwrap_or(off.typical_p),
         top_p: fields.number("top_p", 0.0..=1.0).unwrap_or(off.top_p),
         min_p: fields.number("min_p", 0.0..=1.0).unwrap_or(off.min_p),
+        xtc_probability: fields.number("xtc_probability", 0.0..=1.0).unwrap_or(off.xtc_probability),
+        xtc_threshold: fields.number("xtc_threshold", 0.001..=1.0).unwrap_or(off.xtc_threshold),
         ..off
     }
 }

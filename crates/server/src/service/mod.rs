@@ -145,7 +145,7 @@ pub enum Refusal {
 /// What the thread is told.
 enum Command {
     Start {
-        job: Job,
+        job: Box<Job>,
         updates: streams::UnboundedSender<Update>,
         cancelled: Arc<AtomicBool>,
         reply: oneshot::Sender<Result<(), engine::Error>>,
@@ -195,7 +195,7 @@ impl Service {
         let (reply, replied) = oneshot::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let answer = Answer { updates, cancelled: Arc::clone(&cancelled) };
-        self.send(Command::Start { job, updates: sender, cancelled, reply })?;
+        self.send(Command::Start { job: Box::new(job), updates: sender, cancelled, reply })?;
         replied.await.map_err(|_| Refusal::Gone)??;
         Ok(answer)
     }

@@ -100,7 +100,7 @@ impl<'t> Turns<'t> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Start { job, updates, cancelled, reply } => {
-                let result = self.start(job, updates, cancelled);
+                let result = self.start(*job, updates, cancelled);
                 // Nobody waits for the reply of a request that is gone; its job is let go of before the next step.
                 drop(reply.send(result));
             }

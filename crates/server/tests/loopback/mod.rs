@@ -233,6 +233,7 @@ pub(crate) fn redacted(value: &Value) -> String {
 }
 
 /// `base` with the fields of `more`.
+#[expect(clippy::needless_pass_by_value, reason = "called with json!")]
 pub(crate) fn with(base: &Value, more: Value) -> Value {
     let mut all: Map<String, Value> = base.as_object().unwrap().clone();
     all.extend(more.as_object().unwrap().clone());

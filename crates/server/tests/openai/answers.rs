@@ -1,6 +1,7 @@
 //! Answers, whole and streamed.
 use crate::loopback::{Server, redacted, with};
 use serde_json::{Value, json};
+use std::path::Path;
 
 fn hello() -> Value {
     json!({ "messages": [{ "role": "user", "content": "abc" }], "max_tokens": 8, "temperature": 0 })
@@ -138,4 +139,72 @@ fn models_are_listed_with_what_is_known_of_them() {
     let body = json!({ "model": "plain", "prompt": "hello" });
     assert_eq!(server.post("/v1/completions", &body).json(200)["model"], "plain");
     assert_eq!(server.get("/v1/models/plain").json(200)["loaded"], true);
+}
+
+/// llama.cpp's log probabilities of the token after the fixture's prompt.
+fn expected_logprobs(tokens: &Value) -> Vec<f64> {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/tiny/llama.llama.f32");
+    let logits: Vec<f64> = std::fs::read(path)
+        .unwrap()
+        .chunks_exact(4)
+        .map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().unwrap())))
+        .collect();
+    let last = &logits[64 * (tokens.as_array().unwrap().len() - 1)..];
+    assert_eq!(last.len(), 64);
+    let sum: f64 = last.iter().map(|logit| logit.exp()).sum();
+    last.iter().map(|logit| logit - sum.ln()).collect()
+}
+
+#[test]
+fn log_probabilities_are_llama_cpp_s() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/tiny/llama.json");
+    let fixture: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let expected = expected_logprobs(&fixture["tokens"]);
+    let mut order: Vec<usize> = (0..64).collect();
+    order.sort_by(|a, b| expected[*b].total_cmp(&expected[*a]));
+    let server = Server::start();
+    let text = |id: &usize| {
+        let answer = server.post("/detokenize", &json!({ "tokens": [id] })).json(200);
+        answer["content"].as_str().unwrap().to_owned()
+    };
+    let body = json!({
+        "prompt": fixture["tokens"], "temperature": 0, "max_tokens": 1, "ignore_eos": true, "logprobs": 5,
+    });
+    let answer = server.post("/v1/completions", &body).json(200);
+    let logprobs = &answer["choices"][0]["logprobs"];
+    assert_eq!(logprobs["tokens"], json!([text(&order[0])]));
+    assert_eq!(logprobs["text_offset"], json!([0]));
+    let close = |found: &Value, id: &usize| {
+        let found = found.as_f64().unwrap();
+        assert!((found - expected[*id]).abs() < 2e-3, "token {id}: {found}, {}", expected[*id]);
+    };
+    close(&logprobs["token_logprobs"][0], &order[0]);
+    let top = logprobs["top_logprobs"][0].as_object().unwrap();
+    assert_eq!(top.len(), 5);
+    for ((token, logprob), id) in top.iter().zip(&order) {
+        assert_eq!(*token, text(id));
+        close(logprob, id);
+    }
+}
+
+#[test]
+fn chats_tell_log_probabilities_whole_and_streamed_alike() {
+    let server = Server::start();
+    let body = with(&hello(), json!({ "logprobs": true, "top_logprobs": 3 }));
+    let whole = server.post("/v1/chat/completions", &body).json(200);
+    let tokens = &whole["choices"][0]["logprobs"]["content"];
+    assert_eq!(tokens.as_array().unwrap().len(), 8);
+    for token in tokens.as_array().unwrap() {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!(top.len(), 3);
+        assert_eq!((&top[0]["token"], &top[0]["logprob"]), (&token["token"], &token["logprob"]));
+        assert_eq!(token["bytes"], json!(token["token"].as_str().unwrap().as_bytes()));
+    }
+    let events =
+        server.post("/v1/chat/completions", &with(&body, json!({ "stream": true }))).events();
+    let choices = events.iter().filter_map(|event| event["choices"].as_array()).flatten();
+    let streamed: Vec<&Value> =
+        choices.filter_map(|choice| choice["logprobs"]["content"].as_array()).flatten().collect();
+    assert_eq!(json!(streamed), *tokens);
 }

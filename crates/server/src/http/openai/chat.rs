@@ -114,7 +114,7 @@ impl Chunks {
         event(&self.head.with(choices, usage))
     }
 
-    fn choice(&self, index: u32, delta: Value, logprobs: Value, finish: Option<&str>) -> Event {
+    fn choice(&self, index: u32, delta: &Value, logprobs: Value, finish: Option<&str>) -> Event {
         let mut choice = json!({ "index": index, "delta": delta });
         choice["logprobs"] = logprobs;
         choice["finish_reason"] = json!(finish);
@@ -125,7 +125,7 @@ impl Chunks {
 impl Voice for Chunks {
     fn begin(&mut self, choices: u32) -> Vec<Event> {
         let delta = json!({ "role": "assistant", "content": "" });
-        (0..choices).map(|i| self.choice(i, delta.clone(), Value::Null, None)).collect()
+        (0..choices).map(|i| self.choice(i, &delta, Value::Null, None)).collect()
     }
 
     fn part(&mut self, part: Part) -> Vec<Event> {
@@ -137,11 +137,11 @@ impl Voice for Chunks {
                     deltas.push(json!({}));
                 }
                 let chunk = |delta| self.choice(choice, delta, logprobs.take(), None);
-                deltas.into_iter().map(chunk).collect()
+                deltas.iter().map(chunk).collect()
             }
             Part::End { choice, finish, .. } => {
                 let reason = words::finish_reason(&finish);
-                vec![self.choice(choice, json!({}), Value::Null, Some(reason))]
+                vec![self.choice(choice, &json!({}), Value::Null, Some(reason))]
             }
             Part::Failed(refused) => vec![event(&refused.body(Style::OpenAi))],
         }

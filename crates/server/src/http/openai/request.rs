@@ -102,7 +102,7 @@ fn message(fields: &Fields<'_>) -> Message {
     };
     let tool_calls = tool_calls(fields);
     // An assistant that only calls functions says nothing.
-    if !(role == "assistant" && !tool_calls.is_empty()) {
+    if role != "assistant" || tool_calls.is_empty() {
         fields.required("content");
     }
     if role == "tool" {
