@@ -50,6 +50,7 @@ function whole(schema) {
 
 function content(title, bodies) {
   return Object.entries(bodies ?? {}).flatMap(([type, { schema }]) => {
+    if (!schema) return [element("p", "", `${title}: `, element("code", type))];
     const line = element("p", "", `${title}: `, element("code", type), " ", ...words(schema));
     return [line, ...fields(schema)];
   });

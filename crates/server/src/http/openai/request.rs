@@ -102,7 +102,9 @@ fn message(fields: &Fields<'_>) -> Message {
     };
     let tool_calls = tool_calls(fields);
     // An assistant that only calls functions says nothing.
-    if role != "assistant" || tool_calls.is_empty() {
+    let calls =
+        fields.get("tool_calls").and_then(Json::as_array).is_some_and(|all| !all.is_empty());
+    if role != "assistant" || !calls {
         fields.required("content");
     }
     if role == "tool" {
