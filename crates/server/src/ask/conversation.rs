@@ -51,7 +51,8 @@ impl Conversation {
     /// What a called function returned. False when there is no such call.
     pub(crate) fn answer(&mut self, id: &str, result: &str) -> bool {
         let calls = self.0.iter().flat_map(|message| &message.tool_calls);
-        let Some(name) = calls.filter(|call| call.id == id).map(|call| call.name.clone()).last()
+        let Some(name) =
+            calls.filter(|call| call.id == id).map(|call| call.name.clone()).next_back()
         else {
             return false;
         };

@@ -11,6 +11,7 @@ pub(super) fn id(kind: &str) -> String {
 }
 
 /// Counts as Anthropic has them: tokens found in the cache are not among `input_tokens`.
+#[derive(Clone, Copy)]
 pub(super) struct Usage(pub(super) service::Usage);
 
 impl Usage {
@@ -29,7 +30,7 @@ impl Usage {
 pub(super) fn message(
     id: &str,
     model: &str,
-    content: Vec<Json>,
+    content: &[Json],
     finish: Option<&Finish>,
     usage: Usage,
 ) -> Json {
@@ -116,7 +117,7 @@ impl Voice for Voiced {
             prompt_tokens: self.prompt_tokens,
             ..service::Usage::default()
         });
-        let message = message(&id("msg"), &self.model, Vec::new(), None, usage);
+        let message = message(&id("msg"), &self.model, &[], None, usage);
         vec![event("message_start", json!({ "message": message })), event("ping", json!({}))]
     }
 

@@ -29,8 +29,8 @@ async fn messages(State(app): State<Arc<App>>, body: Body) -> Result<Response, R
     let mut whole = answering.whole().await?;
     let choice = whole.choices.swap_remove(0);
     let finish = choice.finish.clone();
-    let content = Vec::<Item>::from(choice).iter().map(block).collect();
-    let answer = message(&answer::id("msg"), &model, content, Some(&finish), Usage(whole.usage));
+    let content: Vec<_> = Vec::<Item>::from(choice).iter().map(block).collect();
+    let answer = message(&answer::id("msg"), &model, &content, Some(&finish), Usage(whole.usage));
     Ok(Json(answer).into_response())
 }
 

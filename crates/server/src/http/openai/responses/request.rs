@@ -148,7 +148,7 @@ fn read_item(item: &Fields<'_>, to: &mut Conversation) {
             }
         }
         _ => {
-            item.wrong("type", "must be message, reasoning, function_call or function_call_output")
+            item.wrong("type", "must be message, reasoning, function_call or function_call_output");
         }
     }
 }
