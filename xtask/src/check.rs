@@ -1,6 +1,6 @@
 //! `check`: everything, one line a step, the skips last.
 use crate::process::{cargo, run as run_command, succeeds};
-use crate::{arm, clients, darwin, fake, models, setup, tidy};
+use crate::{arm, clients, darwin, fake, models, page, setup, tidy};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -53,6 +53,7 @@ const STEPS: &[Step] = &[
         tests(&mut cargo(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]))
     }),
     ("Python clients", || listed(clients::run()?)),
+    ("the chat page in a browser", || listed(page::run(&[])?)),
     ("tests of kernels for Arm", || match arm::tests() {
         Ok(Some(mut command)) => tests(&mut command),
         Ok(None) => Ok(Outcome::default()),

@@ -11,6 +11,7 @@ mod fake;
 mod golden;
 mod models;
 mod msl;
+mod page;
 mod process;
 mod python;
 mod setup;
@@ -31,6 +32,7 @@ usage: cargo xtask TASK
   dist     the release binaries for this machine and for Macs, with their SHA-256; --help says where
   clients  runs the official Python clients against russet serve and a real model
   fake     lints and tests the Metal driver on Linux, on crates/fake-metal in place of Apple's frameworks
+  page     tests the server's chat page in a headless browser; --help lists options
   bench    speed and memory beside llama.cpp on the same files; --help lists the options
   golden   remakes fixtures/ from an independent engine (slow: builds llama.cpp the first time)
 ";
@@ -49,7 +51,7 @@ fn run() -> Result<()> {
     let tasks: Vec<String> = std::env::args().skip(1).collect();
     let (task, options) = match tasks.as_slice() {
         [task, options @ ..]
-            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl") =>
+            if options.is_empty() || matches!(task.as_str(), "bench" | "dist" | "msl" | "page") =>
         {
             (task, options)
         }
@@ -65,6 +67,7 @@ fn run() -> Result<()> {
         "dist" => dist::dist(options),
         "fake" => check::fake(),
         "clients" => report(&clients::run()?),
+        "page" => report(&page::run(options)?),
         "cross" => report(&darwin::check()?),
         "golden" => golden::run(),
         "help" | "--help" | "-h" => {

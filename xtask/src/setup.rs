@@ -1,6 +1,6 @@
 //! `setup`: what the tests need beyond a Rust toolchain, installed where that is possible.
 use crate::process::{command, root, run as run_command, std_present, succeeds};
-use crate::{arm, darwin, python};
+use crate::{arm, darwin, page, python};
 use anyhow::Result;
 use std::path::Path;
 
@@ -76,6 +76,12 @@ const NEEDS: &[Need] = &[
             apt: &["clang-19", "lld-19", "llvm-19", "libclang-rt-19-dev"],
             brew: &["llvm@19"],
         },
+    },
+    Need {
+        name: "Chromium",
+        needed_by: "the test of the chat page",
+        present: page::has_browser,
+        from: Source::System { apt: &["chromium-headless-shell"], brew: &["google-chrome"] },
     },
 ];
 

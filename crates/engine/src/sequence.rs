@@ -2,6 +2,7 @@
 use crate::Error;
 use crate::adjust::Adjust;
 use crate::blocks::Path;
+use crate::grammar::Constraint;
 use crate::memory::BLOCK_TOKENS;
 use crate::speculate::{GUESSES_MAX, Record, lookup};
 use ops::sample::Sampler;
@@ -22,6 +23,8 @@ pub struct Params {
     pub penalties: Penalties,
     /// Added to the logits of these tokens; negative infinity forbids one.
     pub logit_bias: Vec<(u32, f32)>,
+    /// What the answer must follow.
+    pub constraint: Option<Constraint>,
     /// Keep the log probability of each sampled token, and of so many of the most probable ones.
     pub logprobs: Option<u32>,
     pub when_full: WhenFull,
@@ -38,6 +41,7 @@ impl Params {
             end_tokens: Vec::new(),
             penalties: Penalties::default(),
             logit_bias: Vec::new(),
+            constraint: None,
             logprobs: None,
             when_full: WhenFull::End,
             reuse: Reuse::All,
@@ -187,6 +191,8 @@ pub enum End {
     TokensMax,
     /// The context is full.
     ContextFull,
+    /// The grammar came to a point where it allows no token of the model's, or where it is too complex to go on.
+    Stuck,
 }
 
 #[derive(Debug)]
@@ -277,7 +283,8 @@ impl Sequence {
     /// How many guesses at the next tokens can pay, at most `room`. None where what a sampler makes of a token depends on the tokens
     /// before it in the same step, or each must be seen by itself.
     pub(crate) fn guesses_wanted(&self, cost: f64, room: usize) -> usize {
-        let alone = self.params.sampler.repetition_penalty == 1.0 && self.adjust.is_none();
+        let free = self.adjust.is_none() && self.params.constraint.is_none();
+        let alone = free && self.params.sampler.repetition_penalty == 1.0;
         if !alone || self.params.logprobs.is_some() || !self.goes_on() {
             return 0;
         }
@@ -303,12 +310,18 @@ impl Sequence {
         if let Some(adjust) = &mut self.adjust {
             adjust.accept(&self.tokens, self.prompt);
         }
+        if !self.follows(token) {
+            self.ended = true;
+            return (false, Some(End::Stuck));
+        }
         if self.params.end_tokens.contains(&token) {
             self.ended = true;
             return (false, Some(End::ByModel));
         }
         let full = self.tokens.len() >= room;
-        let end = if self.sampled >= self.params.tokens_max {
+        let end = if self.params.constraint.as_ref().is_some_and(Constraint::is_finished) {
+            Some(End::ByModel)
+        } else if self.sampled >= self.params.tokens_max {
             Some(End::TokensMax)
         } else if full && self.params.when_full == WhenFull::End {
             Some(End::ContextFull)
@@ -317,6 +330,11 @@ impl Sequence {
         };
         self.ended = end.is_some();
         (true, end)
+    }
+
+    /// Whether the grammar, if there is one, goes on with this token.
+    fn follows(&mut self, token: u32) -> bool {
+        self.params.constraint.as_mut().is_none_or(|constraint| constraint.accept(token).is_ok())
     }
 
     /// Makes room in a full context: see [`WhenFull::Shift`]. What stays is read again as a prompt.

@@ -38,7 +38,7 @@ impl Engine {
             return Ok((report, &self.events));
         }
         self.fill_batch(&mut report);
-        self.write_biases()?;
+        self.write_choices()?;
         self.run()?;
         self.collect(&mut report)?;
         Ok((report, &self.events))
@@ -195,24 +195,36 @@ impl Engine {
             for (at, (_, row)) in (0..).zip(&rows[first..]) {
                 let sampler = sequence.params.sampler;
                 let (draw, biased) = (sampler.draw + at, sequence.adjust.is_some());
-                batch.set_sampler(*row, &Sampler { draw, biased, ..sampler });
+                let masked = sequence.params.constraint.is_some();
+                batch.set_sampler(*row, &Sampler { draw, biased, masked, ..sampler });
             }
         }
     }
 
-    /// Writes what is added to the logits of the step's rows.
-    fn write_biases(&mut self) -> Result<(), Error> {
-        for (id, row) in &self.rows {
-            let sequence = self.sequences.iter().find(|sequence| sequence.id == *id);
-            let Some(adjust) = sequence.and_then(|sequence| sequence.adjust.as_ref()) else {
-                continue;
-            };
-            self.bias.clear();
-            self.bias.resize(self.model.config.vocabulary as usize, 0.0);
-            adjust.write(&mut self.bias);
-            self.bias_image.clear();
-            self.bias_image.extend(self.bias.iter().flat_map(|bias| bias.to_le_bytes()));
-            self.device.write(self.resources.inputs.bias_row(*row), &self.bias_image)?;
+    /// Writes what is added to the logits of the step's rows, and which tokens their grammars allow.
+    fn write_choices(&mut self) -> Result<(), Error> {
+        let Self { sequences, rows, resources, bias, mask, image, .. } = self;
+        for (id, row) in rows.iter() {
+            let sequence = sequences.iter_mut().find(|sequence| sequence.id == *id);
+            let sequence = sequence.expect("no sequence is released within a step");
+            if let Some(adjust) = &sequence.adjust {
+                bias.clear();
+                bias.resize(self.model.config.vocabulary as usize, 0.0);
+                adjust.write(bias);
+                image.clear();
+                image.extend(bias.iter().flat_map(|bias| bias.to_le_bytes()));
+                self.device.write(resources.inputs.bias_row(*row), image)?;
+            }
+            if let Some(constraint) = &mut sequence.params.constraint {
+                mask.resize(resources.inputs.limits.seen_words() as usize, 0);
+                // A grammar that cannot go on leaves a token that it then refuses: the answer ends with that.
+                if constraint.mask(mask).is_err() {
+                    mask.fill(1);
+                }
+                image.clear();
+                image.extend(mask.iter().flat_map(|word| word.to_le_bytes()));
+                self.device.write(resources.inputs.allowed_row(*row), image)?;
+            }
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Sequences of a tiny model on the CPU device: what an engine's users rely on. No fixture decides here: each test compares two
 //! ways to the same tokens, or counts.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+use engine::grammar::{Grammar, Vocabulary};
 use engine::{End, Engine, Error, Event, Options, Params, Penalties, Reuse, SequenceId, WhenFull};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;
+use model::tokenizer::{Control, Tokenizer};
 use ops::sample::Sampler;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -303,6 +305,36 @@ fn biases_and_penalties_reach_the_sampler() {
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), 12);
+}
+
+/// Random weights write what a grammar wants, beside a neighbour without one.
+#[test]
+fn a_grammar_reaches_the_sampler() {
+    let mut engine = engine("llama.gguf", small(2, 64));
+    let tokenizer = Arc::new(Tokenizer::from_gguf(engine.model().gguf.metadata()).unwrap());
+    let vocabulary = Vocabulary::new(Arc::clone(&tokenizer)).unwrap();
+    let grammar = Grammar::Regex("(ab|ba){3}".to_owned());
+    let neighbour = engine.start(&PROMPT, params(12, 3)).unwrap();
+    let (expected, _) = run(&mut self::engine("llama.gguf", small(1, 64)), &PROMPT, params(12, 3));
+    for seed in 0..5 {
+        let constraint = Some(vocabulary.constrain(&grammar).unwrap());
+        let constrained = Params { constraint, ..params(30, seed) };
+        let id = engine.start(&PROMPT, constrained).unwrap();
+        for (other, tokens, end) in finish(&mut engine) {
+            if other == neighbour {
+                assert_eq!(tokens, expected);
+                continue;
+            }
+            let text = tokenizer.decode(&tokens, Control::Keep);
+            let parts: Vec<&str> = (0..3).map(|i| &text[2 * i..2 * i + 2]).collect();
+            assert!(
+                text.len() == 6 && parts.iter().all(|part| ["ab", "ba"].contains(part)),
+                "{text}"
+            );
+            assert_eq!(end, End::ByModel);
+        }
+        engine.release(id);
+    }
 }
 
 #[test]

@@ -179,7 +179,8 @@ impl From<End> for Ended {
         match end {
             End::ByModel => Self::ByModel,
             End::TokensMax => Self::TokensMax,
-            End::ContextFull => Self::ContextFull,
+            // Nothing here has a grammar.
+            End::ContextFull | End::Stuck => Self::ContextFull,
         }
     }
 }

@@ -9,6 +9,7 @@ mod ask;
 pub mod http;
 mod metrics;
 mod models;
+mod page;
 mod service;
 
 pub use http::{App, Options, Stop, Tls, serve, stop};

@@ -1,6 +1,5 @@
 //! Messages of a chat, as templates see them.
 
-use minijinja::value::{Serde, Value};
 use serde_json::{Map, Value as Json, json};
 
 /// One message of a chat.
@@ -37,7 +36,7 @@ impl Message {
     }
 
     /// The message as Hugging Face passes it: what it doesn't have is not defined.
-    pub(super) fn to_value(&self) -> Value {
+    pub(super) fn fields(&self) -> Map<String, Json> {
         let mut fields = Map::new();
         fields.insert("role".to_owned(), json!(self.role));
         fields.insert("content".to_owned(), json!(self.content));
@@ -58,6 +57,17 @@ impl Message {
             });
             fields.insert("tool_calls".to_owned(), calls.collect());
         }
-        Value::from(Serde(fields))
+        fields
+    }
+}
+
+/// Puts the functions of `tools` as JSON text into the system message, where Phi-4's template looks for them.
+pub(super) fn add_tools(messages: &mut Vec<Map<String, Json>>, tools: &[Json]) {
+    if messages.iter().all(|message| message["role"] != "system") {
+        messages.insert(0, Message::new("system", "").fields());
+    }
+    let functions: Json = tools.iter().map(|tool| tool["function"].clone()).collect();
+    for message in messages.iter_mut().filter(|message| message["role"] == "system").take(1) {
+        message.insert("tools".to_owned(), json!(functions.to_string()));
     }
 }

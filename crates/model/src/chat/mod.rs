@@ -11,7 +11,7 @@ mod output;
 mod tests;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::value::{Kwargs, Serde, Value, merge_maps};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use minijinja_contrib::pycompat;
 use serde_json::{Map, Value as Json};
@@ -25,6 +25,10 @@ pub use output::{Choice, ChoiceError, Delta, Format, OutputParser};
 
 const KEY: &str = "tokenizer.chat_template";
 const NAME: &str = "chat template";
+/// How SmolLM3's template names its tools.
+const XML_TOOLS: &str = "xml_tools";
+/// Where Phi-4's template looks for them.
+const MESSAGE_TOOLS: &str = "message['tools']";
 
 /// Steps a template may take: a long chat takes thousands, a template that never ends all of them.
 const STEPS_MAX: u64 = 20_000_000;
@@ -122,6 +126,13 @@ impl ChatTemplate {
         reads(&self.source, name)
     }
 
+    /// Whether the model would see tools: the template shows some variable for them.
+    #[must_use]
+    pub fn takes_tools(&self) -> bool {
+        ["tools", XML_TOOLS].iter().any(|name| self.reads(name))
+            || self.source.contains(MESSAGE_TOOLS)
+    }
+
     /// The prompt for `messages`; with `add_generation_prompt` it ends where the answer begins. `now`
     /// is what the template may say the time is.
     ///
@@ -143,11 +154,17 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         now: LocalTime,
     ) -> Result<String, Error> {
-        if !extras.tools.is_empty() && !self.reads("tools") {
+        if !extras.tools.is_empty() && !self.takes_tools() {
             return Err(Error::NoTools);
         }
-        let messages: Vec<Value> = messages.iter().map(Message::to_value).collect();
+        let mut messages: Vec<_> = messages.iter().map(Message::fields).collect();
+        if !extras.tools.is_empty() && self.source.contains(MESSAGE_TOOLS) {
+            message::add_tools(&mut messages, extras.tools);
+        }
+        let messages = Value::from(Serde(messages));
         let tools = (!extras.tools.is_empty()).then(|| Value::from(Serde(extras.tools)));
+        let xml_tools = tools.as_ref().map(|tools| Value::from_pairs([(XML_TOOLS, tools.clone())]));
+        let xml_tools = Value::from(xml_tools);
         let strftime_now = Value::from_function(move |format: &str| {
             now.format(format).map_err(|directive| {
                 let detail = format!("strftime_now does not know %{directive}");
@@ -159,7 +176,7 @@ impl ChatTemplate {
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
             tools,
-            ..Value::from(Serde(extras.variables))
+            ..merge_maps([Value::from(Serde(extras.variables)), xml_tools])
         };
         self.environment
             .get_template(NAME)

@@ -130,6 +130,35 @@ fn a_template_without_tools_refuses_them() {
     assert_eq!(reads, [false, false, true, true, true]);
 }
 
+/// As on Phi-4-mini's model card.
+#[test]
+fn tools_go_into_the_system_message_where_the_template_looks_for_them() {
+    let source = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\
+        {% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}\
+        <|tool|>{{ message['tools'] }}<|/tool|>{% endif %}<|end|>{% endfor %}";
+    let template = ChatTemplate::new(source, "", "").unwrap();
+    let tools = [serde_json::json!({"type": "function", "function": {"name": "f"}})];
+    let extras = Extras { tools: &tools, ..Extras::default() };
+    let messages = [Message::new("system", "Be brief."), Message::new("user", "x")];
+    let shown = "<|tool|>[{\"name\":\"f\"}]<|/tool|><|end|><|user|>x<|end|>";
+    let render = |messages: &[Message]| template.render_with(messages, extras, true, NOW).unwrap();
+    assert_eq!(render(&messages), format!("<|system|>Be brief.{shown}"));
+    assert_eq!(render(&messages[1..]), format!("<|system|>{shown}"));
+    assert!(!template.render(&messages, true, NOW).unwrap().contains("tool"));
+    // As SmolLM3's template does.
+    let template = ChatTemplate::new(
+        "{{ xml_tools[0].function.name if tools else xml_tools }}{{ x }}",
+        "",
+        "",
+    )
+    .unwrap();
+    let variables = serde_json::json!({"x": 7, "xml_tools": 8});
+    let extras = Extras { variables: variables.as_object(), ..extras };
+    assert_eq!(template.render_with(&messages, extras, true, NOW).unwrap(), "f7");
+    let extras = Extras { tools: &[], ..extras };
+    assert_eq!(template.render_with(&messages, extras, true, NOW).unwrap(), "87");
+}
+
 #[test]
 fn a_real_file_has_its_template_or_says_that_it_has_none() {
     for (file, has) in

@@ -1,5 +1,6 @@
 //! What the server offers, in OpenAPI 3.1, and a page that shows it.
 use super::{App, error};
+use crate::page::HEADERS;
 use axum::Router;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -24,10 +25,6 @@ const FILES: [(&str, &str, &str); 3] = [
     ("/docs/docs.js", "text/javascript; charset=utf-8", include_str!("../../docs/docs.js")),
 ];
 
-/// The page loads nothing but its own files and the document.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
 pub(super) fn routes() -> Router<Arc<App>> {
     let openapi = async || ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str());
     Router::new()
@@ -40,12 +37,7 @@ async fn docs(uri: Uri) -> Response {
     let Some((_, kind, text)) = FILES.iter().find(|(path, ..)| *path == uri.path()) else {
         return error::not_found(uri).await.into_response();
     };
-    let headers = [
-        (header::CONTENT_TYPE, *kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    (headers, *text).into_response()
+    (HEADERS, [(header::CONTENT_TYPE, *kind)], *text).into_response()
 }
 
 /// All parts in one.

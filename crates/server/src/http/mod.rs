@@ -7,6 +7,7 @@ mod error;
 mod gate;
 mod health;
 mod openai;
+mod page;
 mod running;
 
 pub use accept::{Stop, Tls, serve, stop};
@@ -87,6 +88,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
 /// All routes, without what stands before them.
 fn routes() -> Router<Arc<App>> {
     Router::new()
+        .route("/", get(page::page))
+        .route("/page/{file}", get(page::page))
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
         .merge(openai::routes())

@@ -10,6 +10,8 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+const STUCK: &str = "the grammar allows no token of this model here, or became too complex";
+
 /// What the thread shares with its handle.
 pub(super) struct Shared {
     pub(super) status: Arc<Mutex<Status>>,
@@ -186,14 +188,12 @@ impl<'t> Turns<'t> {
     fn take_event(&mut self, event: Event) {
         match event {
             Event::Token { sequence, token } => self.take_token(sequence, token),
-            Event::End { sequence, end } => {
-                let reason = match end {
-                    End::ByModel => Reason::Model,
-                    End::TokensMax => Reason::TokensMax,
-                    End::ContextFull => Reason::ContextFull,
-                };
-                self.end(sequence, reason);
-            }
+            Event::End { sequence, end } => match end {
+                End::ByModel => self.end(sequence, Reason::Model),
+                End::TokensMax => self.end(sequence, Reason::TokensMax),
+                End::ContextFull => self.end(sequence, Reason::ContextFull),
+                End::Stuck => self.fail(sequence, &Failure::of(STUCK)),
+            },
         }
     }
 
@@ -242,11 +242,16 @@ impl<'t> Turns<'t> {
     fn fail_all(&mut self, error: &engine::Error) {
         tracing::error!(%error, "a step failed");
         let out_of_memory = matches!(error, engine::Error::Device(hal::Error::OutOfMemory { .. }));
-        for (id, running) in self.running.drain() {
-            self.engine.release(id);
+        let failure = Failure { out_of_memory, ..Failure::of(&error.to_string()) };
+        let ids: Vec<SequenceId> = self.running.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.fail(id, &failure));
+    }
+
+    fn fail(&mut self, id: SequenceId, failure: &Failure) {
+        self.engine.release(id);
+        if let Some(running) = self.running.remove(&id) {
             self.shared.metrics.count_end("failed");
-            running
-                .send(Update::Failed(Failure { out_of_memory, ..Failure::of(&error.to_string()) }));
+            running.send(Update::Failed(failure.clone()));
         }
     }
 

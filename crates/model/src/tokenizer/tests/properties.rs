@@ -80,3 +80,35 @@ fn every_name_is_a_scheme() {
     }
     assert_eq!(tiny_spm().encode("", FULL).unwrap(), [1]);
 }
+
+#[test]
+fn control_tokens_are_shown_by_name() {
+    let tokenizer = Tokenizer::from_gguf(&tiny_bpe()).unwrap();
+    let ids = [u32::from(b'a'), 260, u32::from(b'b')];
+    let shown = |stream: crate::tokenizer::Stream<'_>| {
+        let mut stream = stream;
+        ids.iter().map(|&id| stream.push(id).to_owned()).collect::<String>()
+    };
+    assert_eq!(shown(tokenizer.stream(Control::Skip)), "ab");
+    assert_eq!(shown(tokenizer.stream(Control::Skip).showing(["<|no|>", "<|end|>"])), "a<|end|>b");
+}
+
+#[test]
+fn a_piece_from_inside_a_text_gets_no_space() {
+    let file = Gguf::open(&fixtures().join("spm-llama2.gguf")).unwrap();
+    let tokenizer = Tokenizer::from_gguf(file.metadata()).unwrap();
+    for piece in ["a", " a", "<s>", "a </s> b", "é🙂"] {
+        let bytes: Vec<u8> = tokenizer
+            .encode_inside(piece)
+            .unwrap()
+            .into_iter()
+            .flat_map(|id| {
+                assert!(!tokenizer.is_control(id), "{piece}");
+                tokenizer.token_bytes(id).to_vec()
+            })
+            .collect();
+        assert_eq!(bytes, piece.as_bytes());
+    }
+    let whole = tokenizer.encode("a", PLAIN).unwrap();
+    assert_eq!(tokenizer.decode(&whole, Control::Keep), " a");
+}
