@@ -6,7 +6,7 @@ use crate::inspect::quantization;
 use crate::session::{find, open_device, open_model, say, words};
 use crate::store::{missing_for_tls, sha256_of};
 use anyhow::{Context as _, bail};
-use engine::{Engine, MemoryPlan, Options, cache_that_fits};
+use engine::{Engine, MemoryPlan, Options, Pooling, cache_that_fits};
 use hal::Device;
 use model::Model;
 use model::chat::ChatTemplate;
@@ -187,6 +187,7 @@ impl StoreLoader {
             sha256,
             quantization: quantization(model.gguf.tensors()).to_owned(),
             context_length: options.context,
+            pooling: pooling(&model)?,
             device: self.device.info().clone(),
             memory_bytes: self.memory_bytes(&model, &options)?,
             created: created.duration_since(std::time::UNIX_EPOCH)?.as_secs(),
@@ -241,6 +242,19 @@ fn load_error(error: &anyhow::Error) -> LoadError {
     match error.downcast_ref() {
         Some(engine::Error::Memory { .. }) => LoadError::Memory { message },
         _ => LoadError::Failed { message },
+    }
+}
+
+/// How a model's file says that its embeddings are made. Most models that answer don't say: the mean is what is made of them elsewhere.
+fn pooling(model: &Model) -> anyhow::Result<Pooling> {
+    let metadata = model.gguf.metadata();
+    let key = format!("{}.pooling_type", metadata.str("general.architecture")?);
+    // The numbers are llama.cpp's.
+    match metadata.opt_u32(&key)? {
+        None | Some(0 | 1) => Ok(Pooling::Mean),
+        Some(2) => Ok(Pooling::Cls),
+        Some(3) => Ok(Pooling::Last),
+        Some(other) => bail!("metadata key `{key}`: pooling {other} is not known"),
     }
 }
 

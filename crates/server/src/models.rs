@@ -29,6 +29,8 @@ pub struct Facts {
     /// Such as `Q4_1`: the format of most of its weights.
     pub quantization: String,
     pub context_length: u32,
+    /// How its embeddings are made when a request does not say.
+    pub pooling: engine::Pooling,
     pub device: hal::Info,
     /// Weights, KV cache, activations.
     pub memory_bytes: u64,

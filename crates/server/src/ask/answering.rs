@@ -50,6 +50,8 @@ pub(crate) struct Answering {
     pub(crate) choices: u32,
     /// Answers to each prompt.
     n: u32,
+    /// Of all prompts.
+    pub(crate) prompt_tokens: u32,
     ended: u32,
     /// Of the choices that have ended; a prompt counts once.
     usage: Usage,
@@ -66,6 +68,9 @@ impl App {
         let (for_thread, n) = (Arc::clone(&served), ask.n);
         let prepared = blocking(move || prepare(&for_thread, &ask)).await??;
         let mut started = Vec::with_capacity(prepared.len());
+        let prompts = prepared.iter().step_by(n as usize);
+        let prompt_tokens: usize = prompts.map(|one| one.job.prompt.len()).sum();
+        let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
         for Prepared { job, reader } in prepared {
             started.push((self.submit(Arc::clone(&served), job).await?, reader));
         }
@@ -75,7 +80,8 @@ impl App {
             tokio::spawn(pump(choices, running, reader, sender.clone()));
             choices += 1;
         }
-        Ok(Answering { served, choices, n, ended: 0, usage: Usage::default(), parts })
+        let usage = Usage::default();
+        Ok(Answering { served, choices, n, prompt_tokens, ended: 0, usage, parts })
     }
 }
 

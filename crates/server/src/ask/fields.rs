@@ -113,7 +113,7 @@ impl<'j> Fields<'j> {
 
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Option<i64> {
         let expected = || format!("an integer from {} to {}", range.start(), range.end());
-        self.read(name, |value| value.as_i64().filter(|i| range.contains(i)), expected)
+        self.read(name, |value| whole(value).filter(|i| range.contains(i)), expected)
     }
 
     /// An integer from `min` up.
@@ -133,7 +133,7 @@ impl<'j> Fields<'j> {
 
     /// Any integer of 64 bits, signed or not.
     pub(crate) fn seed(&self, name: &str) -> Option<u64> {
-        let seed = |value: &Json| value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
+        let seed = |value: &Json| value.as_u64().or_else(|| whole(value).map(i64::cast_unsigned));
         self.read(name, seed, || "an integer of 64 bits".to_owned())
     }
 
@@ -197,7 +197,17 @@ impl<'j> Fields<'j> {
 
 /// A token id, if `value` can be one.
 pub(crate) fn token_id(value: &Json) -> Option<u32> {
-    value.as_u64().and_then(|id| u32::try_from(id).ok())
+    whole(value).and_then(|id| u32::try_from(id).ok())
+}
+
+/// An integer, also when it is written as `4.0`: JSON does not tell the two apart.
+fn whole(value: &Json) -> Option<i64> {
+    /// From here on not every integer is a number of 64 bits.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and small enough")]
+    let from_float = |number: f64| number as i64;
+    let is_whole = |number: &f64| number.fract() == 0.0 && number.abs() < EXACT_MAX;
+    value.as_i64().or_else(|| value.as_f64().filter(is_whole).map(from_float))
 }
 
 /// A value in an error: numbers as they are, of others only the kind, because they may be long or private.
@@ -221,12 +231,13 @@ mod tests {
     fn everything_wrong_is_noted_with_its_path() {
         let body = json!({
             "a": 3, "b": -1, "c": "word", "d": [{ "e": 1.5 }, 7], "seed": -1, "none": null,
-            "stop": ["x", 1],
+            "stop": ["x", 1], "whole": 4.0,
         });
         let violations = Violations::default();
         let fields = violations.fields(body.as_object().unwrap());
         assert_eq!(fields.integer("a", 0..=3), Some(3));
         assert_eq!(fields.count("b", 1), None);
+        assert_eq!(fields.count("whole", 1), Some(4));
         assert_eq!(fields.one_of("c", &["other"]), None);
         let inner = fields.objects("d").unwrap();
         assert_eq!(inner[0].number("e", 0.0..=1.0), None);

@@ -1,13 +1,17 @@
 //! What a client asks for and what it gets, in no API's words: every API is translated to an [`Ask`] and from [`Part`]s.
 mod answering;
+mod conversation;
 mod fields;
+mod items;
 mod prepare;
 mod sampling;
 mod speech;
 
 pub(crate) use answering::{Answering, Call, Choice, Finish, Part, blocking};
+pub(crate) use conversation::{Conversation, text_of};
 pub(crate) use fields::{Fields, Violations, token_id};
-pub(crate) use prepare::render;
+pub(crate) use items::{Item, Items, Move};
+pub(crate) use prepare::{encode, render};
 pub(crate) use sampling::Sampling;
 pub(crate) use speech::{Voice, speak};
 

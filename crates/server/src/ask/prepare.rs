@@ -37,7 +37,7 @@ pub(super) fn prepare(served: &Served, ask: &Ask) -> Result<Vec<Prepared>, Refus
             jobs(served, ask, &[tokens], constraint.as_ref(), &markers, reader)
         }
         Prompts::Plain(prompts) => {
-            let encode = |prompt: &Plain| encode(served, prompt);
+            let encode = |prompt: &Plain| encode(served, "prompt", prompt);
             let prompts = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
             let constraint = constraint(served, ask.grammar.as_ref())?;
             jobs(served, ask, &prompts, constraint.as_ref(), &[], Reader::default)
@@ -132,13 +132,15 @@ pub(crate) fn render(served: &Served, chat: &Chat) -> Result<String, Refused> {
     })
 }
 
-/// The tokens of text that is continued as it is.
-fn encode(served: &Served, prompt: &Plain) -> Result<Vec<u32>, Refused> {
+/// The tokens of text that is taken as it is; `field` is where it stood.
+pub(crate) fn encode(served: &Served, field: &str, prompt: &Plain) -> Result<Vec<u32>, Refused> {
     let tokenizer = &served.tokenizer;
     match prompt {
         Plain::Text(text) => {
             let special = Special { add_special: true, parse_special: true };
-            tokenizer.encode(text, special).map_err(too_long)
+            tokenizer
+                .encode(text, special)
+                .map_err(|error| Refused::field(field, error.to_string()))
         }
         Plain::Tokens(tokens) => {
             let size = tokenizer.vocab_size();
@@ -146,8 +148,8 @@ fn encode(served: &Served, prompt: &Plain) -> Result<Vec<u32>, Refused> {
                 None => Ok(tokens.clone()),
                 Some(id) => {
                     let message =
-                        format!("`prompt` has the token id {id}, the model has {size} tokens");
-                    Err(Refused::field("prompt", message))
+                        format!("`{field}` has the token id {id}, the model has {size} tokens");
+                    Err(Refused::field(field, message))
                 }
             }
         }

@@ -2,7 +2,10 @@
 use crate::models::LoadError;
 use crate::service::{Failure, Refusal};
 use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -65,6 +68,7 @@ impl Refused {
 
     pub(crate) fn response(&self, style: Style) -> Response {
         let mut response = (self.status, Json(self.body(style))).into_response();
+        response.extensions_mut().insert(self.clone());
         Self::tell_when(&mut response);
         response
     }
@@ -132,6 +136,17 @@ impl From<Failure> for Refused {
         };
         Self::new(status, code, failure.message)
     }
+}
+
+/// Tells every refusal below Anthropic's paths in its words, whoever it came from.
+pub(super) async fn in_its_words(uri: Uri, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if uri.path().starts_with("/v1/messages")
+        && let Some(refused) = response.extensions_mut().remove::<Refused>()
+    {
+        *response.body_mut() = Body::from(refused.body(Style::Anthropic).to_string());
+    }
+    response
 }
 
 pub(super) async fn not_found(uri: Uri) -> Refused {

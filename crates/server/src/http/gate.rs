@@ -40,7 +40,16 @@ pub(super) async fn gate(
 pub(super) async fn key(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let open = request.method() == Method::GET
-        && matches!(route, "/health" | "/ready" | "/" | "/page/{file}");
+        && matches!(
+            route,
+            "/health"
+                | "/ready"
+                | "/"
+                | "/page/{file}"
+                | "/docs"
+                | "/docs/{file}"
+                | "/openapi.json"
+        );
     if open || is_allowed(&app, request.headers()) {
         next.run(request).await
     } else {

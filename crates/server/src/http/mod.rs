@@ -1,8 +1,10 @@
 //! The HTTP surface: what every request passes, and the loop that accepts connections.
 mod accept;
+mod anthropic;
 mod body;
 mod control;
 mod cors;
+mod describe;
 mod error;
 mod gate;
 mod health;
@@ -23,7 +25,7 @@ pub use tls::{Tls, TlsError};
 
 use crate::{Metrics, Models, worker};
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,6 +61,8 @@ pub struct App {
     pub draining: watch::Sender<bool>,
     /// The worker API's jobs that run.
     pub(crate) jobs: worker::Jobs,
+    /// Responses that clients may come back to.
+    stored: openai::Stored,
     /// One for each request that may wait or run.
     places: Arc<Semaphore>,
     /// True from the moment when answers that still run are ended.
@@ -71,6 +75,7 @@ impl App {
         let places = Arc::new(Semaphore::new(options.requests_max));
         Arc::new(Self {
             places,
+            stored: openai::Stored::default(),
             models,
             metrics,
             options,
@@ -106,19 +111,7 @@ impl App {
 
 /// All routes behind the gate.
 pub(crate) fn router(app: &Arc<App>) -> Router {
-    Router::new()
-        .route("/", get(page::page))
-        .route("/page/{file}", get(page::page))
-        .route("/health", get(health::health))
-        .route("/metrics", get(health::metrics))
-        .merge(openai::routes())
-        .route("/ready", get(health::ready))
-        .route("/loading", get(health::loading))
-        .route("/models/load", post(control::load))
-        .route("/models/unload", post(control::unload))
-        .route("/shutdown", post(control::shutdown))
-        .route("/execute", post(worker::execute))
-        .route("/cancel", post(worker::cancel))
+    routes()
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(axum::extract::DefaultBodyLimit::disable())
@@ -126,5 +119,25 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .layer(from_fn_with_state(Arc::clone(app), gate::key))
         .layer(from_fn_with_state(Arc::clone(app), cors::cors))
         .layer(from_fn_with_state(Arc::clone(app), gate::gate))
+        .layer(from_fn(error::in_its_words))
         .with_state(Arc::clone(app))
+}
+
+/// All routes, without what stands before them.
+fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(page::page))
+        .route("/page/{file}", get(page::page))
+        .route("/health", get(health::health))
+        .route("/metrics", get(health::metrics))
+        .merge(openai::routes())
+        .merge(anthropic::routes())
+        .merge(describe::routes())
+        .route("/ready", get(health::ready))
+        .route("/loading", get(health::loading))
+        .route("/models/load", post(control::load))
+        .route("/models/unload", post(control::unload))
+        .route("/shutdown", post(control::shutdown))
+        .route("/execute", post(worker::execute))
+        .route("/cancel", post(worker::cancel))
 }

@@ -4,6 +4,7 @@ use super::{App, Refused};
 use crate::models::Served;
 use crate::service::{Answer, Failure, Job, Update};
 use axum::http::StatusCode;
+use engine::Pooling;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -29,12 +30,7 @@ impl App {
         served: Arc<Served>,
         mut job: Job,
     ) -> Result<Running, Refused> {
-        self.admits()?;
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            let message =
-                format!("{} requests are waiting or running already", self.options.requests_max);
-            Refused::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
-        })?;
+        let place = self.place()?;
         job.params.tokens_max = job.params.tokens_max.min(self.options.tokens_max);
         let until = Instant::now() + self.options.time_max;
         // The service answers between two steps.
@@ -58,6 +54,41 @@ impl App {
 
     fn too_long(&self) -> String {
         format!("the answer took longer than {} seconds", self.options.time_max.as_secs())
+    }
+
+    /// The embeddings of texts, one after another in one place of the queue.
+    pub(crate) async fn embed(
+        &self,
+        served: &Served,
+        texts: Vec<Vec<u32>>,
+        pooling: Pooling,
+    ) -> Result<Vec<Vec<f32>>, Refused> {
+        let _place = self.place()?;
+        let all = async {
+            let mut embeddings = Vec::with_capacity(texts.len());
+            for tokens in texts {
+                embeddings.push(served.service.embed(tokens, pooling).await?);
+            }
+            Ok(embeddings)
+        };
+        match tokio::time::timeout(self.options.time_max, all).await {
+            Ok(embeddings) => embeddings,
+            Err(_) => {
+                let seconds = self.options.time_max.as_secs();
+                let message = format!("the embeddings took longer than {seconds} seconds");
+                Err(Failure { timeout: true, ..Failure::of(&message) }.into())
+            }
+        }
+    }
+
+    /// A place in the queue, until it is dropped.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        self.admits()?;
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            let message =
+                format!("{} requests are waiting or running already", self.options.requests_max);
+            Refused::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+        })
     }
 }
 

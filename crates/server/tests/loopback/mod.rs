@@ -1,5 +1,5 @@
 //! A server of a tiny model on loopback, and a client that shows everything as it came over the wire.
-use engine::Engine;
+use engine::{Engine, Pooling};
 use hal::cpu::{Cpu, CpuOptions};
 use model::Model;
 use model::chat::ChatTemplate;
@@ -50,6 +50,7 @@ impl Loader for Tiny {
             sha256: "0123456789abcdef".to_owned(),
             quantization: "F32".to_owned(),
             context_length: CONTEXT,
+            pooling: Pooling::Mean,
             device: engine.device().info().clone(),
             memory_bytes: 1 << 20,
             created: 1_700_000_000,

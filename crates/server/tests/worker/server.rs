@@ -84,6 +84,7 @@ impl Loader for TinyLoader {
             sha256: "e0bc94560367da04".to_owned(),
             quantization: "F32".to_owned(),
             context_length: CONTEXT,
+            pooling: engine::Pooling::Mean,
             device: self.device.info().clone(),
             memory_bytes: MODEL_BYTES,
             created: 0,

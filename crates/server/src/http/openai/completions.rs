@@ -1,9 +1,7 @@
 //! `POST /v1/completions`: text that is continued as it is.
 use super::request::{self, Streaming, streaming};
 use super::words::{self, Head, done, event};
-use crate::ask::{
-    Ask, Delta, Fields, Part, Plain, Prompts, Sampling, Violations, Voice, speak, token_id,
-};
+use crate::ask::{Ask, Delta, Part, Plain, Prompts, Sampling, Violations, Voice, speak};
 use crate::http::{App, Body, Refused, Style, object};
 use crate::models::Served;
 use crate::service::{TokenFacts, Usage};
@@ -56,7 +54,7 @@ pub(super) async fn completions(
 fn read(body: &Map<String, Value>) -> Result<Request, Refused> {
     let violations = Violations::default();
     let fields = violations.fields(body);
-    let prompts = prompts(&fields);
+    let prompts = request::plain(&fields, "prompt", PROMPTS_MAX);
     let n = fields.integer("n", 1..=N_MAX).unwrap_or(1);
     if fields.integer("best_of", 1..=N_MAX).is_some_and(|best| best != n) {
         fields.wrong("best_of", "must be the same as `n`: nothing is ranked here");
@@ -87,37 +85,6 @@ fn read(body: &Map<String, Value>) -> Result<Request, Refused> {
     let streaming = streaming(&fields);
     violations.check()?;
     Ok(Request { ask, streaming, echo })
-}
-
-/// A string, a list of strings, a list of token ids, or a list of such lists.
-fn prompts(fields: &Fields<'_>) -> Vec<Plain> {
-    let prompts = match fields.required("prompt") {
-        None => return Vec::new(),
-        Some(Value::String(text)) => Some(vec![Plain::Text(text.clone())]),
-        Some(Value::Array(list)) if list.first().is_some_and(Value::is_number) => {
-            tokens(list).map(|tokens| vec![tokens])
-        }
-        Some(Value::Array(list)) if (1..=PROMPTS_MAX).contains(&list.len()) => {
-            let one = |item: &Value| match item {
-                Value::String(text) => Some(Plain::Text(text.clone())),
-                Value::Array(list) => tokens(list),
-                _ => None,
-            };
-            list.iter().map(one).collect()
-        }
-        Some(_) => None,
-    };
-    prompts.unwrap_or_else(|| {
-        let message = format!(
-            "must be a string, a list of token ids, or a list of up to {PROMPTS_MAX} of these"
-        );
-        fields.wrong("prompt", message);
-        Vec::new()
-    })
-}
-
-fn tokens(list: &[Value]) -> Option<Plain> {
-    list.iter().map(token_id).collect::<Option<_>>().map(Plain::Tokens)
 }
 
 fn content(delta: &Delta) -> Option<&str> {

@@ -1,10 +1,10 @@
 //! What a chat asks for, in OpenAI's words.
-use crate::ask::{Chat, Fields, Grammar, ToolChoice, tool_name};
+use crate::ask::{Chat, Fields, Grammar, Plain, ToolChoice, token_id, tool_name};
 use model::chat::{Message, ToolCall};
 use serde_json::{Map, Value as Json};
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
-const TOOLS_MAX: usize = 128;
+pub(super) const TOOLS_MAX: usize = 128;
 
 /// Whether the answer is streamed, and whether the stream ends with usage.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +24,36 @@ pub(super) fn streaming(fields: &Fields<'_>) -> Streaming {
 
 pub(super) fn model(fields: &Fields<'_>) -> Option<String> {
     fields.text("model").filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+/// A string, a list of strings, a list of token ids, or a list of such lists.
+pub(super) fn plain(fields: &Fields<'_>, name: &str, max: usize) -> Vec<Plain> {
+    let texts = match fields.required(name) {
+        None => return Vec::new(),
+        Some(Json::String(text)) => Some(vec![Plain::Text(text.clone())]),
+        Some(Json::Array(list)) if list.first().is_some_and(Json::is_number) => {
+            tokens(list).map(|tokens| vec![tokens])
+        }
+        Some(Json::Array(list)) if (1..=max).contains(&list.len()) => {
+            let one = |item: &Json| match item {
+                Json::String(text) => Some(Plain::Text(text.clone())),
+                Json::Array(list) => tokens(list),
+                _ => None,
+            };
+            list.iter().map(one).collect()
+        }
+        Some(_) => None,
+    };
+    texts.unwrap_or_else(|| {
+        let message =
+            format!("must be a string, a list of token ids, or a list of up to {max} of these");
+        fields.wrong(name, message);
+        Vec::new()
+    })
+}
+
+fn tokens(list: &[Json]) -> Option<Plain> {
+    list.iter().map(token_id).collect::<Option<_>>().map(Plain::Tokens)
 }
 
 /// The conversation of a request.
@@ -72,7 +102,9 @@ fn message(fields: &Fields<'_>) -> Message {
     };
     let tool_calls = tool_calls(fields);
     // An assistant that only calls functions says nothing.
-    if role != "assistant" || tool_calls.is_empty() {
+    let calls =
+        fields.get("tool_calls").and_then(Json::as_array).is_some_and(|all| !all.is_empty());
+    if role != "assistant" || !calls {
         fields.required("content");
     }
     if role == "tool" {
@@ -133,20 +165,24 @@ fn tool_call(call: &Fields<'_>) -> Option<ToolCall> {
     call.required("function");
     let function = call.inner("function")?;
     function.required("name");
-    function.required("arguments");
-    let arguments = match function.text("arguments").map(str::trim) {
-        None => return None,
-        Some("") => Json::Object(Map::new()),
-        Some(text) => match serde_json::from_str(text) {
-            Ok(object @ Json::Object(_)) => object,
-            _ => {
-                function.wrong("arguments", "must be a JSON object, written as a string");
-                return None;
-            }
-        },
-    };
+    let arguments = arguments(&function)?;
     let [id, name] = [call.text("id")?, function.text("name")?].map(str::to_owned);
     Some(ToolCall { id, name, arguments })
+}
+
+/// The arguments of a call: an object, written as a string.
+pub(super) fn arguments(function: &Fields<'_>) -> Option<Json> {
+    function.required("arguments");
+    match function.text("arguments").map(str::trim)? {
+        "" => Some(Json::Object(Map::new())),
+        text => {
+            let object = serde_json::from_str(text).ok().filter(Json::is_object);
+            if object.is_none() {
+                function.wrong("arguments", "must be a JSON object, written as a string");
+            }
+            object
+        }
+    }
 }
 
 fn tools(fields: &Fields<'_>) -> Vec<Json> {
@@ -167,7 +203,12 @@ fn check_tool(tool: &Fields<'_>) {
     tool.required("type");
     tool.one_of("type", &["function"]);
     tool.required("function");
-    let Some(function) = tool.inner("function") else { return };
+    if let Some(function) = tool.inner("function") {
+        check_function(&function);
+    }
+}
+
+pub(super) fn check_function(function: &Fields<'_>) {
     function.required("name");
     if let Some(name) = function.text("name") {
         let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
@@ -179,12 +220,16 @@ fn check_tool(tool: &Fields<'_>) {
     function.inner("parameters");
 }
 
-fn tool_choice(fields: &Fields<'_>, tools: &[Json]) -> ToolChoice {
+/// A function may also be named beside `type`, as `/v1/responses` has it.
+pub(super) fn tool_choice(fields: &Fields<'_>, tools: &[Json]) -> ToolChoice {
     let choice = match fields.get("tool_choice") {
         None => return ToolChoice::Auto,
         Some(Json::Object(_)) => {
             let choice = fields.inner("tool_choice");
             let function = choice.and_then(|choice| {
+                if choice.get("name").is_some() {
+                    return Some(choice);
+                }
                 choice.required("function");
                 choice.inner("function")
             });
