@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
 
 /// The first one is the document; the others add to it.
-const PARTS: [&str; 4] = [
+const PARTS: [&str; 5] = [
     include_str!("../../openapi/base.json"),
     include_str!("../../openapi/openai.json"),
     include_str!("../../openapi/responses.json"),
     include_str!("../../openapi/anthropic.json"),
+    include_str!("../../openapi/worker.json"),
 ];
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());

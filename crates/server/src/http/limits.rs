@@ -28,7 +28,7 @@ pub(super) async fn body(State(app): State<Arc<App>>, request: Request, next: Ne
         Ok(Ok(bytes)) => return next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Ok(Err(Fault::TooLarge)) => Refused::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
+            "request_too_large",
             format!("the body is larger than {bytes_max} bytes"),
         ),
         Ok(Err(Fault::Broken)) => {

@@ -91,7 +91,7 @@ impl Server {
         let (stop, stopped) = server::stop();
         let (listening, listens) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let ready = |address, _: &server::Served| {
+            let ready = move |address, _: &server::Served| {
                 listening.send(address).unwrap();
                 Ok(())
             };
