@@ -11,12 +11,12 @@ use std::thread;
 /// Tokens of each answer.
 const TOKENS: u32 = 64;
 /// Of SmolLM2's tokens, that many characters of the text make about 300 and 2,000.
-const SYSTEM_CHARS: usize = 1290;
-const LONG_CHARS: usize = 8800;
+const SYSTEM_CHARS: usize = 1230;
+const LONG_CHARS: usize = 8100;
 /// Pieces of the running stream before the long prompt comes.
 const ALONE_PIECES: usize = 96;
-/// Nobody waits for the stream's end.
-const STREAM_TOKENS: u32 = 1500;
+/// Enough that the stream outlasts the reading of the long prompt; nobody waits for its end.
+const STREAM_TOKENS: u32 = 3500;
 /// Runs of the same request alone, and again in a full batch.
 const SAME_RUNS: usize = 10;
 
@@ -104,7 +104,11 @@ impl Clients<'_> {
         });
         let (stream, other) = (stream?, other?);
         let first = *other.pieces.first().context("the long prompt had no answer")?;
-        ensure!(stream.pieces.last().is_some_and(|last| *last >= first), "the stream ended early");
+        let last = stream.pieces.last();
+        ensure!(
+            last.is_some_and(|last| *last >= first),
+            "the stream ended before the long prompt was read"
+        );
         let gaps = || stream.pieces.windows(2).map(|pair| (pair[0], pair[1]));
         let of = |gaps: Vec<_>| gaps.into_iter().map(|(a, b)| ms(b - a)).collect();
         Ok(Beside {
