@@ -14,10 +14,10 @@ use scenario::Clients;
 use server::{PARALLEL, Side};
 use std::path::Path;
 
-/// Later rounds of the batch, questions about a known prefix, and long prompts, each per run of a server.
+/// Later rounds of the batch, questions about a known prefix, and long prompts beside a stream, each per run of a server.
 const ROUNDS: usize = 2;
 const QUESTIONS: usize = 10;
-const LONG_PROMPTS: usize = 3;
+const LONG_PROMPTS: usize = 1;
 
 /// Measures both servers with `model` and returns the table and the line of JSON.
 pub(super) fn run(

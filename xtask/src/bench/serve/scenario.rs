@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Instant;
 
 /// Tokens of each answer.
 const TOKENS: u32 = 64;
@@ -35,9 +36,9 @@ pub(super) struct Batch(pub(super) Vec<Answer>);
 /// A running stream, and a long prompt that was read beside it.
 #[derive(Debug)]
 pub(super) struct Beside {
-    /// Milliseconds between the stream's tokens before the long prompt came, and while it was read.
-    pub(super) alone_ms: Vec<f64>,
+    /// Milliseconds between the stream's tokens while the long prompt was read, and between the same tokens of the same stream alone.
     pub(super) beside_ms: Vec<f64>,
+    pub(super) alone_ms: Vec<f64>,
     /// From the long prompt's request to its first token.
     pub(super) prompt_ms: f64,
     pub(super) prompt_tokens: u32,
@@ -109,15 +110,16 @@ impl Clients<'_> {
             last.is_some_and(|last| *last >= first),
             "the stream ended before the long prompt was read"
         );
-        let gaps = || stream.pieces.windows(2).map(|pair| (pair[0], pair[1]));
-        let of = |gaps: Vec<_>| gaps.into_iter().map(|(a, b)| ms(b - a)).collect();
-        Ok(Beside {
-            // Not the first, which holds the end of the stream's own prompt.
-            alone_ms: of(gaps().skip(1).filter(|(_, end)| *end < other.asked).collect()),
-            beside_ms: of(gaps().filter(|(a, b)| *b > other.asked && *a < first).collect()),
-            prompt_ms: other.first_ms(),
-            prompt_tokens: other.prompt_tokens,
-        })
+        // The same tokens again, alone: a stream slows down by itself as it grows.
+        let mut again = running;
+        again["max_tokens"] = json!(stream.pieces.len() + 1);
+        let again = self.ask(&again)?;
+        let within = |pair: &[Instant]| pair[1] > other.asked && pair[0] < first;
+        let gaps = stream.pieces.windows(2).zip(again.gaps_ms()).filter(|(pair, _)| within(pair));
+        let (beside_ms, alone_ms) =
+            gaps.map(|(pair, alone)| (ms(pair[1] - pair[0]), alone)).unzip();
+        let (prompt_ms, prompt_tokens) = (other.first_ms(), other.prompt_tokens);
+        Ok(Beside { alone_ms, beside_ms, prompt_ms, prompt_tokens })
     }
 
     /// How many of ten runs alone and ten in a full batch gave other text than the first.
