@@ -1,4 +1,4 @@
-"""Runs token ids through llama.cpp and returns the logits of every position.
+"""Runs token ids through llama.cpp and returns the logits of every position, or one embedding.
 
 All runs have the F32 KV cache, no flash attention, two threads and no GPU, so that what is left of
 rounding comes from the weights' own kernels.
@@ -33,9 +33,12 @@ llama_cpp.llama_backend_init()
 
 
 class Engine:
-    """One model file with one context of `n_ctx` tokens; the context is emptied by `reset`."""
+    """One model file with one context of `n_ctx` tokens; the context is emptied by `reset`.
 
-    def __init__(self, path: Path, n_ctx: int):
+    With `pooling` (LLAMA_POOLING_TYPE_*) it gives embeddings, else logits.
+    """
+
+    def __init__(self, path: Path, n_ctx: int, pooling: int | None = None):
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
@@ -52,6 +55,8 @@ class Engine:
         params.type_k = params.type_v = _GGML_TYPE_F32
         params.offload_kqv = params.op_offload = False
         params.no_perf = True
+        if pooling is not None:
+            params.embeddings, params.pooling_type = True, pooling
         self.ctx = llama_cpp.llama_init_from_model(self.model, params)
         if not self.ctx:
             raise RuntimeError(f"llama.cpp makes no context for {path}")
@@ -77,8 +82,8 @@ class Engine:
             raise RuntimeError("more tokens than bytes")
         return list(ids[:count])
 
-    def extend(self, tokens: list[int]) -> np.ndarray:
-        """Evaluates `tokens` after what is in the context: logits, (len(tokens), vocab) f32."""
+    def decode(self, tokens: list[int]) -> None:
+        """Evaluates `tokens` after what is in the context, all as outputs."""
         n = len(tokens)
         batch = llama_cpp.llama_batch_init(n, 0, 1)
         batch.n_tokens = n
@@ -93,11 +98,23 @@ class Engine:
         if status != 0:
             raise RuntimeError(f"llama_decode returned {status}")
         self.n_past += n
+
+    def extend(self, tokens: list[int]) -> np.ndarray:
+        """Evaluates `tokens` after what is in the context: logits, (len(tokens), vocab) f32."""
+        self.decode(tokens)
+        n = len(tokens)
         out = np.empty((n, self.n_vocab), np.float32)
         for i in range(n):
             row = llama_cpp.llama_get_logits_ith(self.ctx, i)
             out[i] = np.ctypeslib.as_array(row, (self.n_vocab,))
         return out
+
+    def embedding(self, tokens: list[int]) -> np.ndarray:
+        """The pooled row of a fresh context, (dim,) f32, as long as it is."""
+        self.reset()
+        self.decode(tokens)
+        row = llama_cpp.llama_get_embeddings_seq(self.ctx, 0)
+        return np.ctypeslib.as_array(row, (llama_cpp.llama_model_n_embd(self.model),)).copy()
 
     def logits(self, tokens: list[int], chunks: list[int] | None = None) -> np.ndarray:
         """Logits of a fresh context, (len(tokens), vocab); `chunks` are the sizes of the decode calls."""

@@ -4,7 +4,8 @@ use crate::python;
 use anyhow::Result;
 
 /// The scripts of `xtask/golden/`, in the order in which they run.
-const SCRIPTS: &[&str] = &["formats.py", "tokens.py", "chat.py", "chat_tools.py", "models.py"];
+const SCRIPTS: &[&str] =
+    &["formats.py", "tokens.py", "chat.py", "chat_tools.py", "models.py", "embeddings.py"];
 
 /// Runs every script in an environment of its own, with the directory of the test models as
 /// `RUSSET_TEST_MODELS`.

@@ -3,6 +3,7 @@ mod machine;
 mod measure;
 mod peer;
 mod report;
+mod serve;
 
 use crate::process::{cache_dir, cargo, output, root, run as run_command};
 use anyhow::{Context as _, Result, bail};
@@ -21,8 +22,10 @@ usage: cargo xtask bench [OPTIONS]
   --russet PATH        a russet to measure [default: builds one]
   --model PATH         a GGUF file; may be given several times [default: the two test models and three synthetic ones]
   --threads N          of both [default: as many as this process may use]
+  --serve              the server instead: 16 clients at once, a known prefix, a long prompt beside a stream; the peer is
+                       llama.cpp's own server, built from its Python package [default model: SmolLM2]
   --deep               also after 4096 tokens
-  --quick              two pairs of runs instead of five, and no synthetic models
+  --quick              two pairs of runs instead of five, and no synthetic models; of servers one instead of three
   --json FILE          add the JSON lines to this file too; target/bench/results.jsonl always gets them
 ";
 
@@ -34,11 +37,14 @@ struct Options {
     russet: Option<PathBuf>,
     models: Vec<PathBuf>,
     threads: usize,
+    serve: bool,
     deep: bool,
     quick: bool,
     json: Option<PathBuf>,
 }
 
+/// The test models.
+const REAL: [&str; 2] = ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf"];
 /// Synthetic models of Llama 3.2 1B's shape in these formats.
 const SYNTHETIC: [&str; 3] = ["Q4_K_M", "Q8_0", "BF16"];
 
@@ -55,6 +61,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     };
     let peer =
         options.peer.then(|| Peer::prepare(options.peer_python.as_deref(), &dir)).transpose()?;
+    if options.serve {
+        return serve(&options, &russet, peer.as_ref(), &dir);
+    }
     let models = match options.models.as_slice() {
         [] => default_models(&russet, &dir, options.quick)?,
         given => given.to_vec(),
@@ -66,11 +75,22 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     for model in &models {
         let results = measure::model(&sides, peer.as_ref(), model, options.deep, pairs)?;
         println!("{}", report::table(model, &results));
-        let line = report::json(model, &results, &machine)?;
-        let log = dir.join("results.jsonl");
-        for file in [Some(&log), options.json.as_ref()].into_iter().flatten() {
-            append(file, &line)?;
-        }
+        keep(&options, &dir, &report::json(model, &results, &machine)?)?;
+    }
+    Ok(())
+}
+
+fn serve(options: &Options, russet: &Path, peer: Option<&Peer>, dir: &Path) -> Result<()> {
+    let models = match options.models.as_slice() {
+        [] => vec![cache_dir()?.join("models").join(REAL[0])],
+        given => given.to_vec(),
+    };
+    let pairs = if options.quick { 1 } else { 3 };
+    for model in &models {
+        let programs = (russet, peer);
+        let (table, line) = serve::run(programs, model, options.threads, pairs, dir)?;
+        println!("{table}");
+        keep(options, dir, &line)?;
     }
     Ok(())
 }
@@ -97,6 +117,7 @@ fn options(arguments: &[String]) -> Result<Option<Options>> {
                 options.threads = value()?.parse().context("--threads takes a number")?;
             }
             "--json" => options.json = Some(value()?.into()),
+            "--serve" => options.serve = true,
             "--deep" => options.deep = true,
             "--quick" => options.quick = true,
             "--help" | "-h" => return Ok(None),
@@ -122,9 +143,8 @@ fn default_models(russet: &Path, dir: &Path, quick: bool) -> Result<Vec<PathBuf>
     let skips = crate::models::run()?;
     skips.iter().for_each(|skip| println!("SKIPPED: {skip}"));
     let cache = cache_dir()?.join("models");
-    let real = ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-Q4_K_M.gguf"];
     let mut models: Vec<PathBuf> =
-        real.map(|file| cache.join(file)).into_iter().filter(|path| path.exists()).collect();
+        REAL.map(|file| cache.join(file)).into_iter().filter(|path| path.exists()).collect();
     let formats: &[&str] = if quick { &[] } else { &SYNTHETIC };
     for format in formats {
         let path = dir.join(format!("llama-1b-{format}.gguf"));
@@ -137,6 +157,15 @@ fn default_models(russet: &Path, dir: &Path, quick: bool) -> Result<Vec<PathBuf>
         models.push(path);
     }
     Ok(models)
+}
+
+/// Adds a line of results to the log, and to the file that was named.
+fn keep(options: &Options, dir: &Path, line: &str) -> Result<()> {
+    let log = dir.join("results.jsonl");
+    [Some(&log), options.json.as_ref()]
+        .into_iter()
+        .flatten()
+        .try_for_each(|file| append(file, line))
 }
 
 fn append(path: &Path, line: &str) -> Result<()> {

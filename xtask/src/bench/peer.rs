@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) program: PathBuf,
+    /// The directory that its package is installed in.
+    pub(super) site: PathBuf,
     /// Of the package llama-cpp-python.
     pub(super) version: String,
     /// What the library says that it was built with.
@@ -54,7 +56,7 @@ impl Peer {
         let program = compile(Path::new(site), dir)?;
         let features = output(&mut command(&program, ["system"]))?.trim().to_owned();
         refuse_foreign_build(&features)?;
-        Ok(Self { program, version: version.to_owned(), features })
+        Ok(Self { program, site: site.into(), version: version.to_owned(), features })
     }
 
     /// The longest start of `text` that has at most `tokens` tokens in this model.

@@ -7,20 +7,20 @@ use std::path::Path;
 
 /// What a number has to be.
 #[derive(Clone, Copy, Debug)]
-enum Target {
+pub(super) enum Target {
     AtLeast(f64),
     AtMost(f64),
 }
 
 impl Target {
-    fn reached(self, value: f64) -> bool {
+    pub(super) fn reached(self, value: f64) -> bool {
         match self {
             Self::AtLeast(limit) => value >= limit,
             Self::AtMost(limit) => value <= limit,
         }
     }
 
-    fn text(self, unit: &str) -> String {
+    pub(super) fn text(self, unit: &str) -> String {
         match self {
             Self::AtLeast(limit) => format!("at least {limit}{unit}"),
             Self::AtMost(limit) => format!("at most {limit}{unit}"),
@@ -71,7 +71,7 @@ impl Row {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = *values.get(values.len() / 2)?;
@@ -125,7 +125,7 @@ fn rows_of(results: &Results, targets: &Ratios) -> Vec<Row> {
     [Some(speed), memory].into_iter().flatten().collect()
 }
 
-fn verdict(reached: bool) -> &'static str {
+pub(super) fn verdict(reached: bool) -> &'static str {
     if reached { "reached" } else { "**missed**" }
 }
 
