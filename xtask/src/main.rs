@@ -14,6 +14,7 @@ mod msl;
 mod page;
 mod process;
 mod python;
+mod served;
 mod setup;
 mod soak;
 mod tidy;

@@ -1,9 +1,9 @@
 //! `page`: the server's chat page in a headless browser, asking a real model. Plain Python drives the browser, through pipes.
 use crate::process::{cache_dir, cargo, command, output, root, run as run_command, succeeds};
-use anyhow::{Context as _, Result, bail};
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Stdio};
+use crate::served::Served;
+use anyhow::{Context as _, Result};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 
 /// Chromium by its names on Debian, on other Linuxes and on a Mac.
 const BROWSERS: [&str; 7] = [
@@ -39,7 +39,9 @@ pub(crate) fn run(options: &[String]) -> Result<Vec<String>> {
             "the chat page in a browser: no {MODEL}; try: cargo xtask models"
         )]);
     }
-    let server = Server::start(&build()?, &model)?;
+    let arguments = ["--device", "cpu", "--model"].map(OsStr::new);
+    let arguments = [&arguments[..], &[model.as_os_str()]].concat();
+    let server = Served::start(build()?.as_os_str(), &arguments)?;
     let test = root().join("crates/server/tests/page/test.py");
     run_command(
         command("python3", ["-B".as_ref(), test.as_os_str()])
@@ -58,50 +60,4 @@ fn build() -> Result<PathBuf> {
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     });
     executables.next_back().context("cargo built no executable")
-}
-
-/// `russet serve` on a free port; ended when dropped.
-struct Server {
-    process: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(russet: &Path, model: &Path) -> Result<Self> {
-        let mut process = command(russet, ["serve", "--model"])
-            .arg(model)
-            .args(["--device", "cpu", "--host", "127.0.0.1", "--port", "0"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", russet.display()))?;
-        let stderr = process.stderr.take().context("no standard error")?;
-        let mut server = Self { process, url: String::new() };
-        server.url = listening(stderr)?;
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself; the test has said so then.
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-/// The address that the server says it listens on. What it says later is read and dropped, so that it never waits for us.
-fn listening(stderr: ChildStderr) -> Result<String> {
-    let mut lines = BufReader::new(stderr).lines();
-    let mut said = String::new();
-    for line in lines.by_ref() {
-        let line = line?;
-        if let Some(at) = line.find("http://127.0.0.1:") {
-            let url = line[at..].split_whitespace().next().unwrap_or_default().to_owned();
-            std::thread::spawn(move || lines.for_each(drop));
-            return Ok(url);
-        }
-        said = said + &line + "\n";
-    }
-    bail!("russet serve ended before it listened:\n{said}")
 }

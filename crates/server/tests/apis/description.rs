@@ -6,9 +6,12 @@ use serde_json::Value;
 fn described_methods_are_answered_and_others_are_not() {
     let server = Server::start();
     let document: Value = server.get("/openapi.json").json(200);
-    for (path, methods) in document["paths"].as_object().unwrap() {
+    // The one that ends the server comes last.
+    let mut paths: Vec<_> = document["paths"].as_object().unwrap().iter().collect();
+    paths.sort_by_key(|(path, _)| *path == "/shutdown");
+    for (path, methods) in paths {
         let place = path.replace("{id}", "none");
-        for method in ["get", "post", "put", "delete", "patch"] {
+        for method in ["get", "put", "delete", "patch", "post"] {
             let described = methods.get(method).is_some();
             let status = server.send(&method.to_uppercase(), &place, b"{}").status;
             assert_eq!(status != 405, described, "{method} {path}: {status}");

@@ -25,7 +25,7 @@ pub(super) struct Server {
 }
 
 impl Side<'_> {
-    /// Starts it with `model` and waits until it listens; what it says goes to a file in `dir`.
+    /// Starts it with `model` and waits until it answers; what it says goes to a file in `dir`.
     pub(super) fn start(self, model: &Path, threads: usize, dir: &Path) -> Result<Server> {
         // Free now: another program could take it before the server does, which would be seen.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -41,7 +41,7 @@ impl Side<'_> {
         let server = Server { process, address };
         let mut log = std::fs::File::create(dir.join(self.log()))?;
         let mut line = String::new();
-        while !line.contains("listening on http") {
+        while !self.is_ready(&line) {
             line.clear();
             if said.read_line(&mut line)? == 0 {
                 bail!("{command:?} ended; see {}", dir.join(self.log()).display());
@@ -50,6 +50,14 @@ impl Side<'_> {
         }
         std::thread::spawn(move || std::io::copy(&mut said, &mut log));
         Ok(server)
+    }
+
+    /// Whether this is what it says when it answers: Russet listens before its model is loaded.
+    fn is_ready(self, line: &str) -> bool {
+        match self {
+            Self::Russet(_) => line.trim_end().ends_with(" answers"),
+            Self::Peer(_) => line.contains("listening on http"),
+        }
     }
 
     fn log(self) -> &'static str {
