@@ -98,7 +98,8 @@ def tools():
     except anthropic.BadRequestError as error:
         assert "no place for tools" in error.body["error"]["message"], error
         return
-    for choice in ({"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "weather"}):
+    for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
+        choice["disable_parallel_tool_use"] = True
         message = create(tools=[WEATHER], tool_choice=choice, max_tokens=80)
         assert message.stop_reason == "tool_use", message
         call = message.content[-1]
@@ -115,7 +116,7 @@ def tools():
 def json_schema():
     schema = {
         "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 20}, "population": {"type": "integer"}},
+        "properties": {"city": {"type": "string", "maxLength": 20}, "population": {"type": "integer", "minimum": 0, "maximum": 99999999}},
         "required": ["city", "population"],
         "additionalProperties": False,
     }

@@ -149,7 +149,7 @@ def logprobs():
 def json_schema():
     schema = {
         "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 20}, "population": {"type": "integer"}},
+        "properties": {"city": {"type": "string", "maxLength": 20}, "population": {"type": "integer", "minimum": 0, "maximum": 99999999}},
         "required": ["city", "population"],
         "additionalProperties": False,
     }

@@ -88,7 +88,7 @@ def a_response_is_kept_until_it_is_deleted():
 def json_schema():
     schema = {
         "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 20}, "population": {"type": "integer"}},
+        "properties": {"city": {"type": "string", "maxLength": 20}, "population": {"type": "integer", "minimum": 0, "maximum": 99999999}},
         "required": ["city", "population"],
         "additionalProperties": False,
     }
