@@ -201,7 +201,7 @@ pub(crate) fn token_id(value: &Json) -> Option<u32> {
 }
 
 /// An integer, also when it is written as `4.0`: JSON does not tell the two apart.
-fn whole(value: &Json) -> Option<i64> {
+pub(crate) fn whole(value: &Json) -> Option<i64> {
     /// From here on not every integer is a number of 64 bits.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     #[expect(clippy::cast_possible_truncation, reason = "it is whole and small enough")]

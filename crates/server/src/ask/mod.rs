@@ -9,7 +9,7 @@ mod speech;
 
 pub(crate) use answering::{Answering, Call, Choice, Finish, Part, blocking};
 pub(crate) use conversation::{Conversation, text_of};
-pub(crate) use fields::{Fields, Violations, token_id};
+pub(crate) use fields::{Fields, Violations, token_id, whole};
 pub(crate) use items::{Item, Items, Move};
 pub(crate) use prepare::{encode, render};
 pub(crate) use sampling::Sampling;

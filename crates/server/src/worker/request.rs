@@ -1,5 +1,6 @@
 //! What a job asks for: everything that is wrong with it is found at once.
 use super::error::Violation;
+use crate::ask::whole;
 use crate::models::Served;
 use crate::service::Job;
 use engine::{Params, Reuse};
@@ -184,7 +185,8 @@ impl Fields {
 
     fn integer(&mut self, field: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(field)?;
-        let within = value.as_u64().filter(|number| range.contains(number));
+        let whole = || whole(&value).and_then(|number| u64::try_from(number).ok());
+        let within = value.as_u64().or_else(whole).filter(|number| range.contains(number));
         if within.is_none() {
             let constraint = if value.is_i64() || value.is_u64() { "range" } else { "type" };
             let message = format!("must be an integer from {} to {}", range.start(), range.end());

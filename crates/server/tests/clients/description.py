@@ -41,7 +41,8 @@ BEYOND_SCHEMAS = re.compile(
 def tame(body):
     """Only the model that there is, and answers that end soon."""
     if isinstance(body, dict) and "job_id" in body:
-        if isinstance(body.get("max_tokens", 4), int):
+        # A job takes no fields but its own, and a cancellation only its name.
+        if "prompt" in body and isinstance(body.get("max_tokens", 4), (int, float)):
             body["max_tokens"] = min(body.get("max_tokens", 4), 4)
     elif isinstance(body, dict):
         body.pop("model", None)
