@@ -13,7 +13,7 @@ use ops::{Batch, Bucket, KvFormat, Resources};
 use std::sync::Arc;
 
 /// What a guessed token costs until it is known: on most devices a step of a few tokens takes little longer than one of a single token.
-const DRAFT_COST: f64 = 0.25;
+pub(crate) const DRAFT_COST: f64 = 0.25;
 
 /// How an engine is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! How much of a machine's time prompts may take beside answers, learned from how long steps took. Pure: the caller has the clock.
 use crate::Report;
+use crate::engine::DRAFT_COST;
 
 /// For each prompt that is being read, answers may take this much longer.
 const SHARE: f64 = 0.4;
@@ -51,11 +52,12 @@ impl Pace {
         if tokens >= TOKENS_MIN { tokens as u32 } else { 0 }
     }
 
-    /// What one more token of an answer adds to a step, as a part of the step.
+    /// What one more token of an answer adds to a step, as a part of the step. As long as all steps were alike it is not known: then guesses
+    /// are worth a try, which tells.
     #[must_use]
     pub fn draft_cost(&self) -> f64 {
-        let (first, second) = (self.fit.at(1.0), self.fit.at(2.0));
-        if first > 0.0 { ((second - first) / first).clamp(0.01, 1.0) } else { 1.0 }
+        let first = self.fit.at(1.0);
+        self.fit.slope().map_or(DRAFT_COST, |slope| (slope / first.max(1e-9)).clamp(0.01, 1.0))
     }
 
     fn token(&self) -> f64 {
@@ -91,13 +93,18 @@ impl Fit {
             return 0.0;
         }
         let mean = self.seconds / self.count;
-        let spread = self.count * self.tokens_squared - self.tokens * self.tokens;
-        // All steps were alike: a line through the origin is the careful guess.
-        if spread < 1e-6 * self.tokens_squared * self.count {
-            return mean * tokens * self.count / self.tokens;
+        match self.slope() {
+            Some(slope) => (mean + slope * (tokens - self.tokens / self.count)).max(0.0),
+            // A line through the origin is the careful guess.
+            None => mean * tokens * self.count / self.tokens.max(1e-9),
         }
+    }
+
+    /// Seconds that a token adds; None when all steps were alike.
+    fn slope(&self) -> Option<f64> {
+        let spread = self.count * self.tokens_squared - self.tokens * self.tokens;
         let slope = (self.count * self.product - self.tokens * self.seconds) / spread;
-        (mean + slope.max(0.0) * (tokens - self.tokens / self.count)).max(0.0)
+        (spread > 1e-6 * self.tokens_squared * self.count).then(|| slope.max(0.0))
     }
 }
 
@@ -139,7 +146,7 @@ mod tests {
         let mut pace = Pace::default();
         // Steps of one size tell nothing about another.
         (0..10).for_each(|_| pace.observe(&step(1, 0, 0), seconds(1, 0)));
-        assert_eq!(pace.draft_cost(), 1.0);
+        assert_eq!(pace.draft_cost(), DRAFT_COST);
         (0..10).for_each(|_| pace.observe(&step(4, 0, 0), seconds(4, 0)));
         assert!((pace.draft_cost() - 0.5 / 2.5).abs() < 0.01, "{}", pace.draft_cost());
     }
