@@ -17,9 +17,11 @@ impl fmt::Debug for HostMemory {
     }
 }
 
-/// Above this size, huge pages save more TLB misses than their zeroing costs.
+/// From the one size on, huge pages save more TLB misses than their zeroing costs. Past the other, buffers are caches for many
+/// sequences, of which a few blocks are used: all of a model's caches come to their next huge page in the same step, and zeroing those
+/// stops it for a quarter of a second.
 #[cfg(target_os = "linux")]
-const HUGE_PAGES_FROM: usize = 4 << 20;
+const HUGE_PAGES: std::ops::RangeInclusive<usize> = 4 << 20..=32 << 20;
 
 impl HostMemory {
     /// Zeroed pages, committed on first touch, so that a page lies near the thread that uses it first.
@@ -27,7 +29,7 @@ impl HostMemory {
         let length = usize::try_from(bytes.max(1)).map_err(std::io::Error::other)?;
         let mapping = MmapMut::map_anon(length)?;
         #[cfg(target_os = "linux")]
-        if length >= HUGE_PAGES_FROM {
+        if HUGE_PAGES.contains(&length) {
             // Advice only: a kernel without huge pages says no, and nothing is lost.
             drop(mapping.advise(memmap2::Advice::HugePage));
         }
