@@ -146,19 +146,22 @@ proptest! {
             words(span, tokens);
         }
         words(inputs.rows(), rows);
-        words(inputs.samplers(), 8 * rows);
+        words(inputs.samplers(), 16 * rows);
         words(inputs.tables(), sequences * blocks);
         words(inputs.counters(), 128);
         words(inputs.seen(), sequences * vocabulary.div_ceil(32));
+        words(inputs.allowed(), rows * vocabulary.div_ceil(32));
+        words(inputs.bias(), rows * vocabulary);
         let mut spans = [
             inputs.counts(), inputs.tokens(), inputs.positions(), inputs.sequences(),
             inputs.rows(), inputs.samplers(), inputs.tables(), inputs.counters(), inputs.seen(),
+            inputs.allowed(), inputs.bias(),
         ];
         prop_assert!(spans.iter().all(|span| span.offset.is_multiple_of(64)));
         spans.sort_by_key(|span| span.offset);
         prop_assert!(spans.windows(2).all(|pair| pair[0].offset + pair[0].bytes <= pair[1].offset));
-        prop_assert!(spans[8].offset + spans[8].bytes <= limits.bytes());
-        // Sets of seen tokens stay on the device; everything else is rewritten at every step.
+        prop_assert!(spans.iter().all(|span| span.offset + span.bytes <= limits.bytes()));
+        // Sets of tokens and biases are written where they change; everything else at every step.
         prop_assert_eq!(limits.step_bytes() as u64, inputs.seen().offset);
     }
 }
