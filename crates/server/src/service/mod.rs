@@ -5,6 +5,7 @@
 mod turns;
 
 use crate::metrics::Metrics;
+pub use engine::Status;
 use engine::{Engine, Params};
 use model::tokenizer::{Control, Tokenizer};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,17 +98,6 @@ impl Failure {
     pub(crate) fn of(message: &str) -> Self {
         Self { message: message.to_owned(), out_of_memory: false, timeout: false }
     }
-}
-
-/// How busy a service is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Answers that are being written.
-    pub running: u32,
-    /// Jobs that wait for a place.
-    pub waiting: u32,
-    pub blocks_used: u32,
-    pub blocks_total: u32,
 }
 
 /// The stream of one job's updates. Dropping it cancels the job.

@@ -171,6 +171,8 @@ impl<'t> Turns<'t> {
                 self.pace.observe(&report, time.as_secs_f64());
                 self.engine.set_prompt_tokens(self.pace.prompt_tokens());
                 self.engine.set_draft_cost(self.pace.draft_cost());
+                // Whoever hears of a token finds its sequence counted.
+                self.publish();
                 events.into_iter().for_each(|event| self.take_event(event));
                 self.publish();
             }
@@ -260,12 +262,6 @@ impl<'t> Turns<'t> {
 
     fn publish(&self) {
         let status = self.engine.status();
-        let status = Status {
-            running: status.running,
-            waiting: status.waiting,
-            blocks_used: status.blocks_used,
-            blocks_total: status.blocks_total,
-        };
         *self.shared.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }

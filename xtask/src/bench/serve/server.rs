@@ -76,7 +76,7 @@ impl Side<'_> {
                 serve.args(["--parallel", &parallel, "--model"]).arg(model);
                 serve
             }
-            // Continuous batching and reuse of a slot's prompt are its defaults; a cache for each slot is faster here than one for all.
+            // Continuous batching and reuse of a slot's prompt are its defaults.
             Self::Peer(program) => {
                 let mut serve = Command::new(program);
                 serve.args(["-t", threads, "-tb", threads, "-np", &parallel, "-fa", "on"]);
