@@ -1,5 +1,5 @@
 //! `clients`: the official Python clients against a running `russet serve` of a real model.
-use crate::process::{cache_dir, cargo, command, root, run as run_command};
+use crate::process::{build_russet, cache_dir, command, root, run as run_command};
 use crate::python;
 use crate::served::Served;
 use anyhow::{Context as _, Result, bail};
@@ -21,8 +21,7 @@ pub(crate) fn run() -> Result<Vec<String>> {
         Ok(python) => python,
         Err(error) => return Ok(vec![format!("the Python clients: {error:#}")]),
     };
-    run_command(&mut cargo(["build", "--quiet", "--package", "russet"]))?;
-    let russet = root().join("target/debug/russet");
+    let russet = build_russet(&[])?;
     let arguments =
         ["--chat-template".as_ref(), TEMPLATE.as_ref(), "--model".as_ref(), model.as_os_str()];
     let server = Served::start(russet.as_os_str(), &arguments)?;

@@ -167,10 +167,13 @@ fn in_tree(args: &[&str]) -> Command {
 fn prepare() -> Result<()> {
     patched_crate()?;
     tree()?;
-    run(&mut cargo(["build", "--quiet", "--package", "fake-metal"]))?;
+    // Where it is found, whatever target directory the user has.
+    let target = root().join("target");
+    let mut build = cargo(["build", "--quiet", "--package", "fake-metal"]);
+    run(build.env("CARGO_TARGET_DIR", &target))?;
     let lib = folder().join("lib");
     fs::create_dir_all(&lib)?;
-    let built = root().join("target/debug/libfake_metal.so");
+    let built = target.join("debug/libfake_metal.so");
     fs::copy(&built, lib.join("libobjc.so")).with_context(|| built.display().to_string())?;
     // Foundation has another name there; one library is both.
     written(&lib.join("libgnustep-base.so"), "INPUT(libobjc.so)\n")

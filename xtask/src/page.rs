@@ -1,9 +1,8 @@
 //! `page`: the server's chat page in a headless browser, asking a real model. Plain Python drives the browser, through pipes.
-use crate::process::{cache_dir, cargo, command, output, root, run as run_command, succeeds};
+use crate::process::{build_russet, cache_dir, command, root, run as run_command, succeeds};
 use crate::served::Served;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use std::ffi::OsStr;
-use std::path::PathBuf;
 
 /// Chromium by its names on Debian, on other Linuxes and on a Mac.
 const BROWSERS: [&str; 7] = [
@@ -41,7 +40,7 @@ pub(crate) fn run(options: &[String]) -> Result<Vec<String>> {
     }
     let arguments = ["--device", "cpu", "--model"].map(OsStr::new);
     let arguments = [&arguments[..], &[model.as_os_str()]].concat();
-    let server = Served::start(build()?.as_os_str(), &arguments)?;
+    let server = Served::start(build_russet(&[])?.as_os_str(), &arguments)?;
     let test = root().join("crates/server/tests/page/test.py");
     run_command(
         command("python3", ["-B".as_ref(), test.as_os_str()])
@@ -49,15 +48,4 @@ pub(crate) fn run(options: &[String]) -> Result<Vec<String>> {
             .args(options),
     )?;
     Ok(Vec::new())
-}
-
-/// What `cargo test` has built already.
-fn build() -> Result<PathBuf> {
-    let arguments = ["build", "--quiet", "--package", "russet"];
-    let messages = output(cargo(arguments).arg("--message-format").arg("json-render-diagnostics"))?;
-    let mut executables = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message.get("executable")?.as_str()?))
-    });
-    executables.next_back().context("cargo built no executable")
 }

@@ -24,6 +24,18 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comma
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), args)
 }
 
+/// Builds russet and finds it, wherever the user's target directory is.
+pub(crate) fn build_russet(options: &[&str]) -> Result<PathBuf> {
+    let mut build = cargo(["build", "--quiet", "--package", "russet"]);
+    build.args(options).args(["--message-format", "json-render-diagnostics"]);
+    let messages = output(&mut build)?;
+    let mut executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    });
+    executables.next_back().context("cargo built no executable")
+}
+
 /// Options before cargo's command: for builds that only have to link, or run tiny models.
 pub(crate) const QUICK: [&str; 8] = [
     "--config",

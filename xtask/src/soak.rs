@@ -1,6 +1,6 @@
 //! `soak`: a real server under many clients for minutes, half of which go away in the middle. What must hold is checked after each
 //! round: nothing runs, no KV block is in use, memory does not grow. Then the server is killed and started again.
-use crate::process::{cargo, root, run as run_command};
+use crate::process::{build_russet, root, run as run_command};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use std::fs::{self, File};
@@ -41,10 +41,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     };
     let russet = match &options.russet {
         Some(path) => path.clone(),
-        None => {
-            run_command(&mut cargo(["build", "--release", "-p", "russet"]))?;
-            root().join("target/release/russet")
-        }
+        None => build_russet(&["--release"])?,
     };
     let mut server = Server::start(&russet, &options.model, 0)?;
     rounds(&server, &options)?;

@@ -117,17 +117,16 @@ impl Engine {
         let sequence = &mut sequences[index];
         let place = places.pop().expect("the scheduler counts places");
         sequence.place = Some(place);
-        sequence.path = Path::ROOT;
         sequence.reserve(room);
-        let (own, path) = (&mut sequence.blocks, &mut sequence.path);
-        let reusable = &sequence.tokens[..sequence.tokens.len() - 1];
-        blocks.find(reusable, sequence.params.reuse, |block, to| {
+        let (mut own, mut path) = (std::mem::take(&mut sequence.blocks), Path::ROOT);
+        blocks.find(sequence.reusable(), sequence.params.reuse, |block, to| {
             batch.set_block(place, to_u32(own.len()), block);
             own.push(block);
-            *path = to;
+            path = to;
         });
         own.iter().for_each(|block| blocks.share(*block));
         (sequence.cached, sequence.kept) = (own.len() * BLOCK, own.len());
+        (sequence.blocks, sequence.path) = (own, path);
         if sequence.sampled == 0 {
             sequence.found = to_u32(sequence.cached);
         }

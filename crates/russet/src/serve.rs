@@ -238,7 +238,7 @@ impl StoreLoader {
 }
 
 fn load_error(error: &anyhow::Error) -> LoadError {
-    let message = format!("{error:#}");
+    let message = crate::message(error);
     match error.downcast_ref() {
         Some(engine::Error::Memory { .. }) => LoadError::Memory { message },
         _ => LoadError::Failed { message },

@@ -5,7 +5,7 @@ mod peer;
 mod report;
 mod serve;
 
-use crate::process::{cache_dir, cargo, output, root, run as run_command};
+use crate::process::{build_russet, cache_dir, root, run as run_command};
 use anyhow::{Context as _, Result, bail};
 use measure::Side;
 use peer::Peer;
@@ -57,7 +57,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let russet = match &options.russet {
         Some(path) => path.clone(),
-        None => build()?,
+        None => {
+            println!("bench: building russet");
+            build_russet(&["--release"])?
+        }
     };
     let peer =
         options.peer.then(|| Peer::prepare(options.peer_python.as_deref(), &dir)).transpose()?;
@@ -125,18 +128,6 @@ fn options(arguments: &[String]) -> Result<Option<Options>> {
         }
     }
     Ok(Some(options))
-}
-
-/// Builds russet and finds it, wherever the user's target directory is.
-fn build() -> Result<PathBuf> {
-    println!("bench: building russet");
-    let arguments = ["build", "--release", "--package", "russet"];
-    let messages = output(cargo(arguments).arg("--message-format").arg("json-render-diagnostics"))?;
-    let mut executables = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message.get("executable")?.as_str()?))
-    });
-    executables.next_back().context("cargo built no executable")
 }
 
 fn default_models(russet: &Path, dir: &Path, quick: bool) -> Result<Vec<PathBuf>> {

@@ -98,7 +98,7 @@ impl Engine {
         }
     }
 
-    /// How full the draft's cache is, for tests: (sequences, blocks used).
+    /// What the draft holds for sequences of this engine: its own sequences, and their KV blocks. Nothing when none is left here.
     #[must_use]
     pub fn draft_status(&self) -> Option<(u32, u32)> {
         let draft = self.draft.as_ref()?;
