@@ -8,10 +8,25 @@
 //! and an activation to 1/16382 (see [`crate::quantize::words`]); 4095 * 8191 * 64 stays below 2^31.
 //!
 //! One broadcast of an activation feeds two tiles (32 rows) and each load of weights four tokens: three loads for four dot
-//! products, which the load ports can bear. A block of 64 columns of two unpacked tiles:
+//! products, which the load ports can bear.
+//!
+//! Half of the products can be had for sums (Winograd, "A New Algorithm for Inner Product", IEEE Transactions on Computers
+//! C-17, 1968): of two columns
 //!
 //! ```text
-//!   32 x { words of a step: tile 0 [64], tile 1 [64] }   scale: 2 x f32 x16
+//!   x0 w0 + x1 w1 = (x0 + w1) (x1 + w0) - x0 x1 - w0 w1
+//! ```
+//!
+//! where the last two terms belong to a token or to a row alone: they are computed once, and the sum of a block starts with
+//! them. Sums of words fit in 16 bits. Sums of products need not fit in 32: they wrap, and what comes out does fit, so it is the
+//! same integer. A core of AMD's Zen 4 multiplies on two of its four 256-bit ports and adds on all, so three instructions for what
+//! took two run in three quarters of the time (measured: 157 instead of 118 products per nanosecond and core, and 118 is the
+//! limit of `vpdpwssd`). Where all ports multiply, as on Intel's servers, it would cost time: see [`fastest`].
+//!
+//! A block of 64 columns of two unpacked tiles:
+//!
+//! ```text
+//!   32 x { words of a step: tile 0 [64], tile 1 [64] }   scale: 2 x f32 x16   start: 2 x i32 x16
 //! ```
 //!
 //! A step is two columns of 16 rows, in the order that costs unpacking least: of each 4 columns the even ones, then the odd ones
@@ -26,6 +41,8 @@ use crate::quantize::words::avx512::{in_twos, rounded};
 use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
 use crate::simd::Vector;
 use std::arch::x86_64::*;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// Largest word of a weight before its three roundings.
 const WORD_MAX: f32 = 4094.0;
@@ -33,9 +50,16 @@ const WORD_MAX: f32 = 4094.0;
 const BOTH: usize = 2 * 64;
 /// Steps of a block.
 const STEPS: usize = BLOCK / 2;
+/// Where scales lie behind the steps, and starts behind those, here and in groups of tokens.
+const SCALES: usize = STEPS;
+const STARTS: usize = STEPS + 1;
+/// Runs of each way to multiply before one is chosen.
+const RACES: usize = 16;
+/// From a step of even columns to that of the odd ones beside them.
+const ODD: usize = 4;
 
 pub(super) fn kernels<F: Packed>() -> PromptKernels {
-    PromptKernels { unpack: unpack::<F>, multiply }
+    PromptKernels { unpack: unpack::<F>, multiply: fastest() }
 }
 
 /// Unpacks a tile as tile `which` of a pair.
@@ -73,10 +97,13 @@ unsafe fn unpack_block<F: Packed>(unit: At, block: usize, to: *mut u8) {
         let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(largest, _mm512_setzero_ps());
         let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WORD_MAX), largest);
         let scale = _mm512_mul_ps(largest, _mm512_set1_ps(1.0 / WORD_MAX));
-        _mm512_store_ps(to.add(STEPS * BOTH).cast(), scale);
-        half::<F>(codes::<Avx512, F>(unit, block), scales_a, offsets_a, inverse, to);
-        let to = to.add(STEPS / 2 * BOTH);
-        half::<F>(codes::<Avx512, F>(unit, block + 1), scales_b, offsets_b, inverse, to);
+        _mm512_store_ps(to.add(SCALES * BOTH).cast(), scale);
+        let products = _mm512_setzero_si512();
+        let first = codes::<Avx512, F>(unit, block);
+        let products = half::<F>(first, scales_a, offsets_a, inverse, (to, products));
+        let second = (codes::<Avx512, F>(unit, block + 1), to.add(STEPS / 2 * BOTH));
+        let products = half::<F>(second.0, scales_b, offsets_b, inverse, (second.1, products));
+        store_start(products, to);
     }
 }
 
@@ -138,8 +165,8 @@ unsafe fn half<F: Packed>(
     scales: [__m512; 2],
     offsets: [__m512; 2],
     inverse: __m512,
-    to: *mut u8,
-) {
+    (to, mut products): (*mut u8, __m512i),
+) -> __m512i {
     // SAFETY: the caller's.
     unsafe {
         let unit = _mm512_mul_ps(inverse, _mm512_set1_ps((1 << bits(F::FORMAT)) as f32));
@@ -153,13 +180,29 @@ unsafe fn half<F: Packed>(
                 8 => _mm512_srli_epi16::<1>(codes),
                 bits => _mm512_sll_epi16(codes, _mm_cvtsi32_si128(7 - bits as i32)),
             };
-            for (odd_columns, top) in [even, odd].into_iter().enumerate() {
+            let words = each!([even, odd], |top| {
                 let product = _mm512_mulhrs_epi16(_mm512_and_si512(top, mask), scales[g]);
-                let words = _mm512_add_epi16(product, offsets[g]);
-                let step = 8 * (i / 4) + 4 * odd_columns + i % 4;
-                _mm512_store_si512(to.add(BOTH * step).cast(), words);
-            }
+                _mm512_add_epi16(product, offsets[g])
+            });
+            let even_step = 8 * (i / 4) + i % 4;
+            _mm512_store_si512(to.add(BOTH * even_step).cast(), words[0]);
+            _mm512_store_si512(to.add(BOTH * (even_step + ODD)).cast(), words[1]);
+            products = _mm512_dpwssd_epi32(products, words[0], words[1]);
         }
+        products
+    }
+}
+
+/// Stores where the sums of a tile's rows start: minus the products of each two neighbouring columns.
+///
+/// # Safety
+/// `to` is a tile's part of a block; called from functions with the features.
+#[inline(always)]
+unsafe fn store_start(products: __m512i, to: *mut u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let start = _mm512_sub_epi32(_mm512_setzero_si512(), products);
+        _mm512_store_si512(to.add(STARTS * BOTH).cast(), start);
     }
 }
 
@@ -176,13 +219,43 @@ unsafe fn both_halves(x: __m512) -> __m512i {
     }
 }
 
-/// Multiplies two unpacked tiles with groups of four tokens, one after the other: `out` is `(2, 16, 16)`, of which the first
-/// `4 * groups` tokens of each tile are written.
-///
+/// What multiplies two unpacked tiles with groups of four tokens: (weights, their blocks, (groups, how many), out). `out` is
+/// `(2, 16, 16)`, of which the first `4 * groups` tokens of each tile are written.
+type Multiply = unsafe fn(*const u8, usize, (*const u8, usize), *mut f32);
+
+/// The faster of the two ways to multiply, which give the same bits: found by running both for some microseconds, since it
+/// depends on how many of a core's 512-bit ports can multiply.
+pub(super) fn fastest() -> Multiply {
+    static FASTEST: OnceLock<Multiply> = OnceLock::new();
+    *FASTEST.get_or_init(|| {
+        const BLOCKS: usize = 4;
+        let ways: [Multiply; 2] = [multiply::<true>, multiply::<false>];
+        let weights = vec![Line { _bytes: [0; 64] }; BLOCKS * PAIR_BYTES / 64];
+        let (x, mut out) = ([0; BLOCKS * BLOCK_BYTES], [0.0; 2 * 16 * TILE_ROWS]);
+        let mut times = [Duration::MAX; 2];
+        for _ in 0..RACES {
+            for (way, time) in ways.iter().zip(&mut times) {
+                let start = Instant::now();
+                // SAFETY: only asked where the processor has the features; sizes and alignment as wanted.
+                unsafe { way(weights.as_ptr().cast(), BLOCKS, (x.as_ptr(), 1), out.as_mut_ptr()) };
+                *time = start.elapsed().min(*time);
+            }
+        }
+        if times[0] <= times[1] { ways[0] } else { ways[1] }
+    })
+}
+
+/// What lies on a boundary of 64 bytes.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line {
+    _bytes: [u8; 64],
+}
+
 /// # Safety
 /// The processor has the features; `weights` and each group have `blocks` blocks; `weights` lies on a boundary of 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn multiply(
+unsafe fn multiply<const PAIRS: bool>(
     weights: *const u8,
     blocks: usize,
     (x, groups): (*const u8, usize),
@@ -194,7 +267,9 @@ pub(super) unsafe fn multiply(
         for b in 0..blocks {
             // SAFETY: the caller says how many blocks there are.
             unsafe {
-                block(weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES), &mut total);
+                let (weights, x) = (weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES));
+                let sums = if PAIRS { in_pairs(weights, x) } else { one_by_one(weights, x) };
+                add_scaled(sums, weights, x, &mut total);
             }
         }
         for (t, total) in total.iter().enumerate() {
@@ -208,37 +283,104 @@ pub(super) unsafe fn multiply(
     }
 }
 
+/// Integer sums of a block, per token and tile.
+type Sums = [[__m512i; 2]; TOKENS];
+
+/// A product for every word.
+///
 /// # Safety
 /// As for [`multiply`]: a block of each can be read.
 #[inline(always)]
-unsafe fn block(weights: *const u8, x: *const u8, total: &mut [[__m512; 2]; TOKENS]) {
+unsafe fn one_by_one(weights: *const u8, x: *const u8) -> Sums {
     // SAFETY: the caller's; only called from a function with the features.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; TOKENS];
         // One step per turn: in a longer run LLVM takes `vpdpwssd` apart into a product and a sum, for their latency.
         for step in 0..STEPS {
-            let at = weights.add(BOTH * step);
-            let words = [_mm512_load_si512(at.cast()), _mm512_load_si512(at.add(64).cast())];
+            let words = of_both(weights, step);
             for (t, sums) in sums.iter_mut().enumerate() {
-                let two = x.add(4 * (TOKENS * step + t)).cast::<i32>().read_unaligned();
-                let two = _mm512_set1_epi32(two);
-                *sums = [
-                    _mm512_dpwssd_epi32(sums[0], words[0], two),
-                    _mm512_dpwssd_epi32(sums[1], words[1], two),
-                ];
+                let two = two(x, TOKENS * step + t);
+                *sums = each!([0, 1], |i| _mm512_dpwssd_epi32(sums[i], words[i], two));
             }
         }
-        let at = weights.add(BOTH * STEPS);
-        let scales = [_mm512_load_ps(at.cast()), _mm512_load_ps(at.add(64).cast())];
-        for t in 0..TOKENS {
-            let scale = float(x, 4 * (TOKENS * STEPS + t));
-            for which in 0..2 {
-                let product = _mm512_mul_ps(scales[which], scale);
-                let sum = _mm512_cvtepi32_ps(sums[t][which]);
-                total[t][which] = _mm512_fmadd_ps(sum, product, total[t][which]);
+        sums
+    }
+}
+
+/// A product for every two words, see the head of this file.
+///
+/// # Safety
+/// As for [`multiply`]: a block of each can be read.
+#[inline(always)]
+unsafe fn in_pairs(weights: *const u8, x: *const u8) -> Sums {
+    // SAFETY: the caller's; only called from a function with the features.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); 2]; TOKENS];
+        let starts = of_both(weights, STARTS);
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let start = two(x, TOKENS * STARTS + t);
+            *sums = each!([0, 1], |i| _mm512_add_epi32(starts[i], start));
+        }
+        for step in 0..STEPS / 2 {
+            let step = 2 * step - step % ODD;
+            let (even, odd) = (of_both(weights, step), of_both(weights, step + ODD));
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let x_even = two(x, TOKENS * step + t);
+                let x_odd = two(x, TOKENS * (step + ODD) + t);
+                *sums = each!([0, 1], |i| {
+                    let (a, b) =
+                        (_mm512_add_epi16(x_even, odd[i]), _mm512_add_epi16(x_odd, even[i]));
+                    _mm512_dpwssd_epi32(sums[i], a, b)
+                });
             }
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// As for [`multiply`]: a block of each can be read.
+#[inline(always)]
+unsafe fn add_scaled(
+    sums: Sums,
+    weights: *const u8,
+    x: *const u8,
+    total: &mut [[__m512; 2]; TOKENS],
+) {
+    // SAFETY: the caller's; only called from a function with the features.
+    unsafe {
+        let scales = of_both(weights, SCALES).map(|scales| _mm512_castsi512_ps(scales));
+        for (t, (total, sums)) in total.iter_mut().zip(sums).enumerate() {
+            let scale = float(x, 4 * (TOKENS * SCALES + t));
+            *total = each!([0, 1], |i| {
+                let scale = _mm512_mul_ps(scales[i], scale);
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), scale, total[i])
+            });
         }
     }
+}
+
+/// Vector `at` of a block of both tiles.
+///
+/// # Safety
+/// They can be read, and lie on boundaries of 64 bytes.
+#[inline(always)]
+unsafe fn of_both(weights: *const u8, at: usize) -> [__m512i; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let at = weights.add(BOTH * at);
+        [_mm512_load_si512(at.cast()), _mm512_load_si512(at.add(64).cast())]
+    }
+}
+
+/// Number `at` of four bytes, in all lanes.
+///
+/// # Safety
+/// It can be read.
+#[inline(always)]
+unsafe fn two(x: *const u8, at: usize) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe { _mm512_set1_epi32(x.add(4 * at).cast::<i32>().read_unaligned()) }
 }
 
 /// Unpacks 16 rows of F16 or BF16 numbers, which lie as in the file, as tile `which` of a pair.
@@ -276,16 +418,23 @@ pub(super) unsafe fn unpack_rows(
                 twos[half][r] = steps(words[2 * half], words[2 * half + 1]);
             }
         }
+        let mut products = _mm512_setzero_si512();
         for (half, twos) in twos.into_iter().enumerate() {
-            for (step, vector) in transposed(twos).into_iter().enumerate() {
+            let steps = transposed(twos);
+            for (step, vector) in steps.into_iter().enumerate() {
                 let at = to.wrapping_add(BOTH * (STEPS / 2 * half + step));
                 // SAFETY: the caller's.
                 unsafe { _mm512_store_si512(at.cast(), vector) };
             }
+            for even in [0, 1, 2, 3, 8, 9, 10, 11] {
+                products = _mm512_dpwssd_epi32(products, steps[even], steps[even + ODD]);
+            }
         }
         // SAFETY: the caller's.
+        unsafe { store_start(products, to) };
+        // SAFETY: the caller's.
         unsafe {
-            _mm512_store_ps(to.add(STEPS * BOTH).cast(), _mm512_loadu_ps(scales.as_ptr()));
+            _mm512_store_ps(to.add(SCALES * BOTH).cast(), _mm512_loadu_ps(scales.as_ptr()));
         }
     }
 }
@@ -325,4 +474,126 @@ fn transposed(rows: [__m512i; TILE_ROWS]) -> [__m512i; TILE_ROWS] {
         out[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high_below);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Random;
+    use crate::simd::Family;
+
+    const BLOCKS: usize = 3;
+
+    /// A pair of tiles or a group of tokens as numbers: `vectors` of `lanes` words in twos, then scales, then starts.
+    struct Side {
+        lanes: usize,
+        /// `(BLOCKS, 2 * STEPS, lanes)` in the order of steps.
+        words: Vec<i16>,
+        scales: Vec<f32>,
+    }
+
+    impl Side {
+        fn new(lanes: usize, words: impl FnMut() -> i16, scales: impl FnMut() -> f32) -> Self {
+            let words = std::iter::repeat_with(words).take(BLOCKS * 2 * STEPS * lanes).collect();
+            let scales = std::iter::repeat_with(scales).take(BLOCKS * lanes).collect();
+            Self { lanes, words, scales }
+        }
+
+        /// Both words of a step, widened.
+        fn step(&self, block: usize, step: usize, lane: usize) -> [i64; 2] {
+            let at = 2 * (self.lanes * (STEPS * block + step) + lane);
+            [self.words[at], self.words[at + 1]].map(i64::from)
+        }
+
+        /// Minus the products of columns that lie beside each other.
+        fn start(&self, block: usize, lane: usize) -> i32 {
+            let even = (0..STEPS).filter(|step| step % (2 * ODD) < ODD);
+            let product = |step| {
+                let [a, b] = [step, step + ODD].map(|step| self.step(block, step, lane));
+                a[0] * b[0] + a[1] * b[1]
+            };
+            i32::try_from(-even.map(product).sum::<i64>()).expect("at most 32 * 8191 * 8191")
+        }
+
+        fn image(&self) -> Vec<Line> {
+            let mut bytes = Vec::new();
+            for block in 0..BLOCKS {
+                let words = 2 * STEPS * self.lanes;
+                let words = &self.words[block * words..(block + 1) * words];
+                bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+                let scales = &self.scales[block * self.lanes..(block + 1) * self.lanes];
+                bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+                let starts = (0..self.lanes).map(|lane| self.start(block, lane));
+                bytes.extend(starts.flat_map(i32::to_le_bytes));
+            }
+            bytes.resize(bytes.len().next_multiple_of(64), 0);
+            bytes.as_chunks().0.iter().map(|line| Line { _bytes: *line }).collect()
+        }
+    }
+
+    fn expected(weights: &Side, x: &Side, row: usize, token: usize) -> f64 {
+        let of_block = |block| {
+            let product = |step| {
+                let (w, x) = (weights.step(block, step, row), x.step(block, step, token));
+                w[0] * x[0] + w[1] * x[1]
+            };
+            let sum = i32::try_from((0..STEPS).map(product).sum::<i64>()).expect("fits");
+            let scales = (weights.scales[32 * block + row], x.scales[TOKENS * block + token]);
+            f64::from(sum) * f64::from(scales.0) * f64::from(scales.1)
+        };
+        (0..BLOCKS).map(of_block).sum()
+    }
+
+    fn check(weights: &Side, x: &Side) {
+        let products = [multiply::<true>, multiply::<false>].map(|multiply| {
+            let mut out = [f32::NAN; 2 * 16 * TILE_ROWS];
+            let (weights, x) = (weights.image(), x.image());
+            // SAFETY: the test asked for the features; both sides have so many blocks, and `out` room for 16 tokens.
+            unsafe {
+                let x = (x.as_ptr().cast(), 1);
+                multiply(weights.as_ptr().cast(), BLOCKS, x, out.as_mut_ptr());
+            }
+            out
+        });
+        for (row, token) in (0..32).flat_map(|row| (0..TOKENS).map(move |token| (row, token))) {
+            let at = TILE_ROWS * (16 * (row / TILE_ROWS) + token) + row % TILE_ROWS;
+            let expected = expected(weights, x, row, token);
+            for products in products {
+                let error = (f64::from(products[at]) - expected).abs();
+                assert!(error <= 1e-5 * expected.abs().max(1e-3), "{} {expected}", products[at]);
+            }
+            assert_eq!(products[0][at].to_bits(), products[1][at].to_bits());
+        }
+    }
+
+    #[test]
+    fn both_ways_give_the_products_of_the_words() {
+        if !Family::Avx512Vnni.runs_here() {
+            eprintln!("SKIPPED: products of words: this processor has no AVX-512 VNNI");
+            return;
+        }
+        let random = std::cell::RefCell::new(Random::new(9));
+        let word = |max: i32| {
+            let random = &random;
+            move || {
+                let number = random.borrow_mut().normals(1)[0] / 3.0;
+                i16::try_from((number.clamp(-1.0, 1.0) * max as f32) as i32).expect("below 2^15")
+            }
+        };
+        let scale = || random.borrow_mut().normals(1)[0];
+        for _ in 0..8 {
+            check(&Side::new(32, word(4095), scale), &Side::new(TOKENS, word(8191), scale));
+        }
+    }
+
+    #[test]
+    fn the_largest_words_of_either_sign_fit() {
+        if !Family::Avx512Vnni.runs_here() {
+            eprintln!("SKIPPED: products of words: this processor has no AVX-512 VNNI");
+            return;
+        }
+        for (w, x) in [(4095, 8191), (-4095, 8191), (4095, -8191), (-4095, -8191)] {
+            check(&Side::new(32, || w, || 1e-3), &Side::new(TOKENS, || x, || 1e-3));
+        }
+    }
 }

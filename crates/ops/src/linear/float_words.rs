@@ -108,7 +108,7 @@ fn multiply_pair(
     );
     // SAFETY: `fits` found the family here; sizes and alignment as just asserted.
     unsafe {
-        super::avx512_words::multiply(
+        super::avx512_words::fastest()(
             pair.as_ptr(),
             blocks,
             (panel.as_ptr(), groups),

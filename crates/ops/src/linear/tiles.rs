@@ -26,8 +26,8 @@ pub(super) struct PromptKernels {
     pub(super) multiply: unsafe fn(*const u8, usize, (*const u8, usize), *mut f32),
 }
 
-/// Bytes of a block of 64 columns of an unpacked pair of tiles: words, and a scale per row.
-pub(super) const PAIR_BYTES: usize = 2 * TILE_ROWS * (2 * words::BLOCK + 4);
+/// Bytes of a block of 64 columns of an unpacked pair of tiles: words, and a scale and a start per row.
+pub(super) const PAIR_BYTES: usize = 2 * TILE_ROWS * (2 * words::BLOCK + 4 + 4);
 
 /// Whether a family multiplies packed tiles.
 pub(super) const fn has_kernels(family: Family) -> bool {

@@ -4,10 +4,11 @@
 //! blocks; tokens past the last are zeros:
 //!
 //! ```text
-//!   32 x { two columns of each token: i16 x 2 x 4 }   scales: f32 x 4
+//!   32 x { two columns of each token: i16 x 2 x 4 }   scales: f32 x 4   starts: i32 x 4
 //! ```
 //!
-//! Of 16 columns the steps are: 0 2, 4 6, 8 10, 12 14, then 1 3, 5 7, 9 11, 13 15.
+//! Of 16 columns the steps are: 0 2, 4 6, 8 10, 12 14, then 1 3, 5 7, 9 11, 13 15. A start is minus the sum of the products of
+//! columns 2 i and 2 i + 1: where the kernels' sums begin.
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "a CPU kernel"))]
 use super::panel::RowNorm;
 use crate::simd::Family;
@@ -17,7 +18,7 @@ pub(crate) const BLOCK: usize = 64;
 /// Tokens of a group.
 pub(crate) const TOKENS: usize = 4;
 /// Bytes of a group's block.
-pub(crate) const BLOCK_BYTES: usize = TOKENS * (2 * BLOCK + 4);
+pub(crate) const BLOCK_BYTES: usize = TOKENS * (2 * BLOCK + 4 + 4);
 
 /// Whether a family's kernels for prompts read words.
 pub(crate) fn are_for(family: Family) -> bool {
@@ -63,7 +64,7 @@ pub(crate) mod avx512 {
     const WORD_MAX: f32 = 8191.0;
 
     /// As [`super::quantize_group`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn group(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>, to: &mut [u8]) {
         let tokens = x.len() / columns;
         assert!((1..=TOKENS).contains(&tokens) && to.len() == group_bytes(columns), "one group");
@@ -110,12 +111,13 @@ pub(crate) mod avx512 {
     }
 
     /// Joins columns in twos and puts the tokens beside each other.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn store(
         words: [[__m512i; BLOCK / 16]; TOKENS],
         scales: [f32; TOKENS],
         to: &mut [u8; BLOCK_BYTES],
     ) {
+        let mut products = _mm512_setzero_si512();
         for i in 0..BLOCK / 16 {
             let mut twos = [_mm512_setzero_si512(); TOKENS];
             for (twos, words) in twos.iter_mut().zip(&words) {
@@ -125,6 +127,7 @@ pub(crate) mod avx512 {
             let second = _mm512_unpacklo_epi32(twos[2], twos[3]);
             let even = _mm512_unpacklo_epi64(first, second);
             let odd = _mm512_unpackhi_epi64(first, second);
+            products = _mm512_dpwssd_epi32(products, even, odd);
             let to = &mut to[128 * i..128 * (i + 1)];
             // SAFETY: 128 bytes, and stores need no alignment.
             unsafe {
@@ -132,9 +135,21 @@ pub(crate) mod avx512 {
                 _mm512_storeu_si512(to.as_mut_ptr().add(64).cast(), odd);
             }
         }
-        for (to, scale) in to[2 * TOKENS * BLOCK..].as_chunks_mut::<4>().0.iter_mut().zip(scales) {
+        let (of_words, starts) = to[2 * TOKENS * BLOCK..].split_at_mut(4 * TOKENS);
+        for (to, scale) in of_words.as_chunks_mut::<4>().0.iter_mut().zip(scales) {
             *to = scale.to_le_bytes();
         }
+        let products = _mm256_add_epi32(
+            _mm512_castsi512_si256(products),
+            _mm512_extracti64x4_epi64::<1>(products),
+        );
+        let products = _mm_add_epi32(
+            _mm256_castsi256_si128(products),
+            _mm256_extracti128_si256::<1>(products),
+        );
+        let minus = _mm_sub_epi32(_mm_setzero_si128(), products);
+        // SAFETY: 16 bytes, and stores need no alignment.
+        unsafe { _mm_storeu_si128(starts.as_mut_ptr().cast(), minus) };
     }
 }
 
