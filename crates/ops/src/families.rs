@@ -5,10 +5,11 @@ use hal::{Info, Program};
 /// Kernels written for families of their own; elsewhere they are what the compiler makes of plain Rust, as the
 /// others are everywhere.
 const ALL: &[Family] = &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod, Family::NeonI8mm];
-const BY_FAMILY: [(&Program, &[Family]); 5] = [
+const BY_FAMILY: [(&Program, &[Family]); 6] = [
     (&crate::linear::TILES, ALL),
     (&crate::linear::TILES_OF_ROWS, ALL),
     (&crate::linear::FLOAT, ALL),
+    (&crate::linear::FLOAT_WORDS, &[Family::Avx512Vnni]),
     (
         &crate::quantize::QUANTIZE_PANEL,
         &[Family::Avx512Vnni, Family::NeonDotprod, Family::NeonI8mm],

@@ -37,9 +37,7 @@ use super::pack::TILE_ROWS;
 use super::tiles::{PAIR_BYTES, PromptKernels};
 use super::units::{At, Packed, bias, codes, each, groups, mins, scales, unit_of};
 use crate::format::Format;
-use crate::quantize::words::avx512::{in_twos, rounded};
 use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
-use crate::simd::Vector;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -225,7 +223,7 @@ type Multiply = unsafe fn(*const u8, usize, (*const u8, usize), *mut f32);
 
 /// The faster of the two ways to multiply, which give the same bits: found by running both for some microseconds, since it
 /// depends on how many of a core's 512-bit ports can multiply.
-pub(super) fn fastest() -> Multiply {
+fn fastest() -> Multiply {
     static FASTEST: OnceLock<Multiply> = OnceLock::new();
     *FASTEST.get_or_init(|| {
         const BLOCKS: usize = 4;
@@ -383,70 +381,119 @@ unsafe fn two(x: *const u8, at: usize) -> __m512i {
     unsafe { _mm512_set1_epi32(x.add(4 * at).cast::<i32>().read_unaligned()) }
 }
 
-/// Unpacks 16 rows of F16 or BF16 numbers, which lie as in the file, as tile `which` of a pair.
-///
-/// # Safety
-/// The processor has the features; 16 rows of `columns` numbers can be read, `to` has room for as many columns of a pair, on a
-/// boundary of 64 bytes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn unpack_rows(
-    format: Format,
-    rows: *const u8,
-    columns: usize,
-    which: usize,
-    to: *mut u8,
-) {
-    for block in 0..columns / BLOCK {
-        let to = to.wrapping_add(block * PAIR_BYTES + 64 * which);
-        let mut twos = [[_mm512_setzero_si512(); TILE_ROWS]; 2];
-        let mut scales = [0.0; TILE_ROWS];
-        for (r, scale) in scales.iter_mut().enumerate() {
-            let mut numbers = [_mm512_setzero_ps(); BLOCK / 16];
-            for (i, numbers) in numbers.iter_mut().enumerate() {
-                let at = rows.wrapping_add(2 * (r * columns + BLOCK * block + 16 * i)).cast();
-                // SAFETY: the caller's.
-                *numbers = unsafe {
-                    match format {
-                        Format::F16 => Vector::widen_f16(at),
-                        _ => Vector::widen_bf16(at),
-                    }
-                };
-            }
-            let (words, of_words) = rounded(numbers, WORD_MAX);
-            *scale = of_words;
-            for half in 0..2 {
-                twos[half][r] = steps(words[2 * half], words[2 * half + 1]);
-            }
-        }
-        let mut products = _mm512_setzero_si512();
-        for (half, twos) in twos.into_iter().enumerate() {
-            let steps = transposed(twos);
-            for (step, vector) in steps.into_iter().enumerate() {
-                let at = to.wrapping_add(BOTH * (STEPS / 2 * half + step));
-                // SAFETY: the caller's.
-                unsafe { _mm512_store_si512(at.cast(), vector) };
-            }
-            for even in [0, 1, 2, 3, 8, 9, 10, 11] {
-                products = _mm512_dpwssd_epi32(products, steps[even], steps[even + ODD]);
-            }
-        }
-        // SAFETY: the caller's.
-        unsafe { store_start(products, to) };
-        // SAFETY: the caller's.
+/// Kernels for 16 rows of F16 or BF16 numbers, which lie as in the file: a tile with units of 64 columns.
+pub(super) fn float_kernels(format: Format) -> PromptKernels {
+    let unpack = match format {
+        Format::F16 => unpack_rows::<F16>,
+        Format::Bf16 => unpack_rows::<Bf16>,
+        _ => unreachable!("{format} has no words of its own"),
+    };
+    PromptKernels { unpack, multiply: fastest() }
+}
+
+/// Numbers of 16 bits, whose order by magnitude is that of their bits without the sign.
+trait Halves {
+    /// The lower halves of 32-bit lanes.
+    ///
+    /// # Safety
+    /// Called from functions with the features.
+    unsafe fn even(pairs: __m512i) -> __m512;
+    /// The upper halves.
+    ///
+    /// # Safety
+    /// Called from functions with the features.
+    unsafe fn odd(pairs: __m512i) -> __m512;
+}
+
+struct F16;
+struct Bf16;
+
+impl Halves for F16 {
+    #[inline(always)]
+    unsafe fn even(pairs: __m512i) -> __m512 {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs)) }
+    }
+    #[inline(always)]
+    unsafe fn odd(pairs: __m512i) -> __m512 {
+        // SAFETY: register arithmetic only.
+        unsafe { Self::even(_mm512_srli_epi32::<16>(pairs)) }
+    }
+}
+
+impl Halves for Bf16 {
+    #[inline(always)]
+    unsafe fn even(pairs: __m512i) -> __m512 {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)) }
+    }
+    #[inline(always)]
+    unsafe fn odd(pairs: __m512i) -> __m512 {
+        // SAFETY: register arithmetic only.
         unsafe {
-            _mm512_store_ps(to.add(SCALES * BOTH).cast(), _mm512_loadu_ps(scales.as_ptr()));
+            let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            _mm512_castsi512_ps(_mm512_and_si512(pairs, upper))
         }
     }
 }
 
-/// The 16 steps of one row's 32 columns, from words in 32-bit lanes.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn steps(first: __m512i, second: __m512i) -> __m512i {
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 16, 20, 24, 28, 17, 21, 25, 29);
-    _mm512_permutex2var_epi32(in_twos(first), order, in_twos(second))
+/// As [`unpack`], of a tile that is 16 rows as in the file.
+///
+/// # Safety
+/// As [`unpack`]; the rows have `units` times 64 numbers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn unpack_rows<H: Halves>(rows: *const u8, units: usize, which: usize, to: *mut u8) {
+    for block in 0..units {
+        let at = rows.wrapping_add(2 * BLOCK * block);
+        let to = to.wrapping_add(block * PAIR_BYTES + 64 * which);
+        // SAFETY: the caller's.
+        unsafe { unpack_columns::<H>(at, 2 * BLOCK * units, to) };
+    }
 }
 
-/// Rows of 16 steps to steps of 16 rows.
+/// Unpacks 64 columns of 16 rows. Everything after the transposition is done for all rows at once.
+///
+/// # Safety
+/// As for [`unpack_rows`]: rows are `stride` bytes apart.
+#[inline(always)]
+unsafe fn unpack_columns<H: Halves>(rows: *const u8, stride: usize, to: *mut u8) {
+    // SAFETY: the caller's; only called from a function with the features.
+    unsafe {
+        let pairs = each!([0, 64], |at| {
+            let mut half = [_mm512_setzero_si512(); TILE_ROWS];
+            for (r, row) in half.iter_mut().enumerate() {
+                *row = _mm512_loadu_si512(rows.add(r * stride + at).cast());
+            }
+            transposed(half)
+        });
+        let mut largest = _mm512_setzero_si512();
+        for pairs in pairs.as_flattened() {
+            let magnitudes = _mm512_and_si512(*pairs, _mm512_set1_epi16(0x7fff));
+            largest = _mm512_max_epu16(largest, magnitudes);
+        }
+        let largest = _mm512_max_ps(H::even(largest), H::odd(largest));
+        let some = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(largest, _mm512_setzero_ps());
+        let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WORD_MAX), largest);
+        let scale = _mm512_div_ps(largest, _mm512_set1_ps(WORD_MAX));
+        _mm512_store_ps(to.add(SCALES * BOTH).cast(), scale);
+        let mut products = _mm512_setzero_si512();
+        for (i, pairs) in pairs.as_flattened().as_chunks::<2>().0.iter().enumerate() {
+            let words = |x| _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+            let both = |first, second| {
+                _mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32::<16>(second))
+            };
+            let even = both(words(H::even(pairs[0])), words(H::even(pairs[1])));
+            let odd = both(words(H::odd(pairs[0])), words(H::odd(pairs[1])));
+            let step = 2 * i - i % ODD;
+            _mm512_store_si512(to.add(BOTH * step).cast(), even);
+            _mm512_store_si512(to.add(BOTH * (step + ODD)).cast(), odd);
+            products = _mm512_dpwssd_epi32(products, even, odd);
+        }
+        store_start(products, to);
+    }
+}
+
+/// Rows of 16 pairs to pairs of 16 rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn transposed(rows: [__m512i; TILE_ROWS]) -> [__m512i; TILE_ROWS] {
     let mut a = rows;
@@ -484,7 +531,7 @@ mod tests {
 
     const BLOCKS: usize = 3;
 
-    /// A pair of tiles or a group of tokens as numbers: `vectors` of `lanes` words in twos, then scales, then starts.
+    /// A pair of tiles, or a group of tokens.
     struct Side {
         lanes: usize,
         /// `(BLOCKS, 2 * STEPS, lanes)` in the order of steps.
@@ -531,7 +578,8 @@ mod tests {
         }
     }
 
-    fn expected(weights: &Side, x: &Side, row: usize, token: usize) -> f64 {
+    /// What the blocks give.
+    fn expected(weights: &Side, x: &Side, row: usize, token: usize) -> [f64; BLOCKS] {
         let of_block = |block| {
             let product = |step| {
                 let (w, x) = (weights.step(block, step, row), x.step(block, step, token));
@@ -541,7 +589,7 @@ mod tests {
             let scales = (weights.scales[32 * block + row], x.scales[TOKENS * block + token]);
             f64::from(sum) * f64::from(scales.0) * f64::from(scales.1)
         };
-        (0..BLOCKS).map(of_block).sum()
+        std::array::from_fn(of_block)
     }
 
     fn check(weights: &Side, x: &Side) {
@@ -558,9 +606,11 @@ mod tests {
         for (row, token) in (0..32).flat_map(|row| (0..TOKENS).map(move |token| (row, token))) {
             let at = TILE_ROWS * (16 * (row / TILE_ROWS) + token) + row % TILE_ROWS;
             let expected = expected(weights, x, row, token);
+            let (sum, size) = expected.iter().fold((0.0, 0.0), |(a, b), x| (a + x, b + x.abs()));
             for products in products {
-                let error = (f64::from(products[at]) - expected).abs();
-                assert!(error <= 1e-5 * expected.abs().max(1e-3), "{} {expected}", products[at]);
+                // Each block is rounded three times, to 2^-24 of at most the size.
+                let error = (f64::from(products[at]) - sum).abs();
+                assert!(error <= 1e-6 * size, "{} {sum}", products[at]);
             }
             assert_eq!(products[0][at].to_bits(), products[1][at].to_bits());
         }
@@ -573,11 +623,11 @@ mod tests {
             return;
         }
         let random = std::cell::RefCell::new(Random::new(9));
-        let word = |max: i32| {
+        let word = |max: u32| {
             let random = &random;
             move || {
-                let number = random.borrow_mut().normals(1)[0] / 3.0;
-                i16::try_from((number.clamp(-1.0, 1.0) * max as f32) as i32).expect("below 2^15")
+                let number = random.borrow_mut().below(2 * max + 1);
+                i16::try_from(i64::from(number) - i64::from(max)).expect("below 2^15")
             }
         };
         let scale = || random.borrow_mut().normals(1)[0];

@@ -1,24 +1,17 @@
 //! `linear` on the CPU: each thread unpacks its rows of W once and multiplies them with every row of x.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
 use super::blocks::{Row, unpack};
-use super::{Args, PARTS, float, float_words, is_float, tiles};
+use super::{Args, PARTS, float, is_float};
 use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::Rows;
-use crate::quantize::{BLOCK, GROUP, words};
+use crate::quantize::{BLOCK, GROUP};
 use crate::simd::{self, Family};
 use hal::cpu::{HostLaunch, Shared};
 
 /// Scratch of one thread: codes, scales and offsets of an unpacked row.
 pub(super) const fn scratch_bytes(columns: u32) -> u32 {
     columns.next_multiple_of(64) + 2 * 4 * (columns / 16).next_multiple_of(16)
-}
-
-/// Scratch of one thread: a row of numbers, or a pair of tiles and a chunk of tokens as words.
-pub(super) fn float_scratch_bytes(family: Family, tokens: u32, columns: u32) -> u32 {
-    let words =
-        tiles::words_scratch_bytes(family, columns) + float_words::panel_bytes(tokens, columns);
-    (4 * columns).max(if words::are_for(family) { words } else { 0 })
 }
 
 /// One matrix of the launch and where its product goes.
@@ -88,40 +81,46 @@ pub(super) fn integer(launch: &HostLaunch<'_>) {
 
 pub(super) fn multiply_float(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
-    let n = args.columns as usize;
     // SAFETY: spans 0 and 1 are only read by this launch.
     let (counts, x) = unsafe { (launch.slice::<u32>(0), launch.slice::<f32>(1)) };
-    let Rows { all: tokens, exact } = Rows::new(counts, args.count_index);
+    let rows = Rows::new(counts, args.count_index);
+    multiply_rows(launch, &args, (x, rows), 2);
+}
+
+/// Products of the rows of x in f32. The spans of matrices start at `first`.
+pub(super) fn multiply_rows(
+    launch: &HostLaunch<'_>,
+    args: &Args,
+    (x, tokens): (&[f32], Rows),
+    first: usize,
+) {
+    let n = args.columns as usize;
     let family = Family::from_code(args.family);
-    let parts = parts(launch, &args, 2);
+    // SAFETY: scratch belongs to this thread.
+    let row = unsafe { launch.scratch::<f32>().part(0..n) };
+    let parts = parts(launch, args, first);
     for part in parts.iter().flatten() {
-        assert!(is_float(part.format), "the recorder sends quantized formats to the other program");
+        assert!(is_float(part.format), "the recorder sends quantized formats to other programs");
         let row_bytes = part.format.row_bytes(n).expect("whole blocks");
         let rows = launch.part(part.rows, GROUP);
         let weight = &part.weight[rows.start * row_bytes..rows.end * row_bytes];
-        for (prompt, tokens) in [(false, 0..exact), (true, exact..tokens)] {
+        for (prompt, tokens) in [(false, 0..tokens.exact), (true, tokens.exact..tokens.all)] {
             let mut emit = |(t, r), product| {
-                store(part, &args, (tokens.start + t, rows.start + r), product);
+                store(part, args, (tokens.start + t, rows.start + r), product);
             };
             let x = &x[tokens.start * n..tokens.end * n];
-            if x.is_empty() {
-                continue;
-            }
-            if prompt && float_words::fits(family, part.format, (part.rows, n)) {
-                // SAFETY: scratch belongs to this thread.
-                let scratch =
-                    unsafe { launch.scratch::<u8>().part(0..launch.scratch::<u8>().len()) };
-                float_words::multiply(family, part.format, (weight, x, n), scratch, &mut emit);
-                continue;
-            }
-            // SAFETY: as above.
-            let row = unsafe { launch.scratch::<f32>().part(0..n) };
-            let operands =
-                float::Operands { prompt, format: part.format, weight, x, columns: n, row };
+            let operands = float::Operands {
+                prompt,
+                format: part.format,
+                weight,
+                x,
+                columns: n,
+                row: &mut *row,
+            };
             float::multiply(family, operands, &mut emit);
         }
     }
-    finish(launch, &args, &parts, tokens);
+    finish(launch, args, &parts, tokens.all);
 }
 
 fn store(part: &Part<'_>, args: &Args, (t, r): (usize, usize), product: f32) {

@@ -35,7 +35,7 @@ pub use tiles::FUSED_TOKENS;
 
 use crate::format::Format;
 use crate::quantize::{self, Quantized};
-use crate::record::{Operand, Recorder, Room, Spread, Tensor, read, write};
+use crate::record::{Operand, Recorder, Room, RowsOf, Spread, Tensor, read, write};
 use crate::{Activation, Epilogue, Hidden, Linear, Norm, NormKind};
 
 /// Spans: counts, codes, scales, sums, then per matrix W and y (written), then the biases that exist, in order.
@@ -44,6 +44,10 @@ pub static INTEGER: hal::Program =
 /// Spans: counts, x, then as [`INTEGER`].
 pub static FLOAT: hal::Program =
     hal::Program { name: "linear_float", host: Some(cpu::multiply_float), gpu: None };
+
+/// Spans: counts, x, a panel of which only the words of prompts are read, then as [`INTEGER`]. See [`float_words`].
+pub static FLOAT_WORDS: hal::Program =
+    hal::Program { name: "linear_float_words", host: Some(float_words::multiply), gpu: None };
 
 /// Spans: counts, panel, then as [`INTEGER`].
 pub static TILES: hal::Program =
@@ -107,16 +111,21 @@ const fn is_float(format: Format) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Float,
+    /// Prompts as words.
+    FloatWords,
     Integer,
     Tiles,
 }
 
-const FORMS: [Form; 3] = [Form::Float, Form::Integer, Form::Tiles];
+const FORMS: [Form; 4] = [Form::Float, Form::FloatWords, Form::Integer, Form::Tiles];
 
 impl Form {
-    fn of(to: &Recorder<'_>, linear: &Linear) -> Self {
+    fn of(to: &Recorder<'_>, x: &Tensor, linear: &Linear) -> Self {
+        let prompts = x.rows_of == RowsOf::Tokens && to.capacity(x.rows_of) > FUSED_TOKENS;
         if to.weight_is_packed(&linear.weight) {
             Self::Tiles
+        } else if prompts && float_words::fits(to.family, &linear.weight) {
+            Self::FloatWords
         } else if is_float(linear.weight.format) {
             Self::Float
         } else {
@@ -130,6 +139,8 @@ enum Input<'a> {
     /// Numbers, with a norm that the launch applies itself.
     Given(&'a Tensor, Option<&'a Norm>),
     Normalized(Tensor),
+    /// Numbers, and words of prompts.
+    Both(Box<Input<'a>>, Room),
     Quantized(Quantized),
     Panel(Room),
 }
@@ -142,6 +153,14 @@ impl<'a> Input<'a> {
                 let y = to.tensor(x.rows_of, x.columns);
                 crate::norm::record(to, x, norm, &y, false);
                 Self::Normalized(y)
+            }
+            (Form::FloatWords, norm) => {
+                let numbers = Self::new(to, Form::Float, x, norm);
+                let panel = match &numbers {
+                    Self::Normalized(x) => quantize::record_panel(to, x, None),
+                    _ => quantize::record_panel(to, x, None),
+                };
+                Self::Both(Box::new(numbers), panel)
             }
             (Form::Integer, norm) => Self::Quantized(quantize::record(to, x, norm)),
             (Form::Tiles, norm) if to.capacity(x.rows_of) <= FUSED_TOKENS => Self::Given(x, norm),
@@ -156,6 +175,11 @@ impl<'a> Input<'a> {
                 std::iter::once(read(x.room.place())).chain(norm).collect()
             }
             Self::Normalized(x) => vec![read(x.room.place())],
+            Self::Both(numbers, panel) => {
+                let mut operands = numbers.operands(to);
+                operands.push(read(panel.place()));
+                operands
+            }
             Self::Quantized(q) => [&q.codes, &q.scales, &q.sums].map(|r| read(r.place())).to_vec(),
             Self::Panel(room) => vec![read(room.place())],
         }
@@ -181,7 +205,7 @@ pub(crate) fn record<const N: usize>(
     }
     let outputs = linears.map(|linear| to.tensor(x.rows_of, linear.weight.rows));
     for form in FORMS {
-        let same = |(linear, _): &(&Linear, &Tensor)| Form::of(to, linear) == form;
+        let same = |(linear, _): &(&Linear, &Tensor)| Form::of(to, x, linear) == form;
         let parts: Vec<_> = linears.iter().copied().zip(&outputs).filter(same).collect();
         if !parts.is_empty() {
             launch(to, form, (x, norm), &parts, Epilogue::Store);
@@ -201,7 +225,7 @@ pub(crate) fn record_into(
     if to.for_gpu() {
         return gpu::record_into(to, x, linear, epilogue, y);
     }
-    launch(to, Form::of(to, linear), (x, None), &[(linear, y)], epilogue);
+    launch(to, Form::of(to, x, linear), (x, None), &[(linear, y)], epilogue);
 }
 
 /// Records the hidden row of a feed-forward block in as few launches as its formats allow.
@@ -215,13 +239,13 @@ pub(crate) fn record_hidden(
         return gpu::record_hidden(to, x, norm, hidden);
     }
     let gate = &hidden.gate;
-    let form = Form::of(to, gate);
+    let form = Form::of(to, x, gate);
     let Some(up) = &hidden.up else {
         let y = to.tensor(x.rows_of, gate.weight.rows);
         launch(to, form, (x, Some(norm)), &[(gate, &y)], Epilogue::Activate(hidden.activation));
         return y;
     };
-    if form != Form::of(to, up) {
+    if form != Form::of(to, x, up) {
         let [y, up] = record(to, x, Some(norm), [gate, up]);
         crate::activate::record(to, &y, Some(&up), hidden.activation);
         return y;
@@ -270,9 +294,10 @@ fn launch(
         epsilon: input.norm().map_or(0.0, |norm| norm.epsilon),
     };
     let (program, scratch_bytes) = match (form, &input) {
-        (Form::Float, _) => {
-            let tokens = to.capacity(x.rows_of);
-            (&FLOAT, cpu::float_scratch_bytes(to.family, tokens, x.columns))
+        (Form::Float, _) => (&FLOAT, 4 * x.columns),
+        (Form::FloatWords, _) => {
+            let words = tiles::words_scratch_bytes(to.family, x.columns);
+            (&FLOAT_WORDS, words.max(4 * x.columns))
         }
         (Form::Integer, _) => (&INTEGER, cpu::scratch_bytes(x.columns)),
         (Form::Tiles, Input::Panel(_)) => {

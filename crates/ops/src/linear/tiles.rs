@@ -1,7 +1,7 @@
 //! `linear` over packed tiles: splits the work between threads and walks it; the products are a family's.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
-use super::pack::{TILE_ROWS, tiles_bytes, unit};
-use super::{Args, PARTS};
+use super::pack::{TILE_ROWS, Unit, unit};
+use super::{Args, PARTS, is_float};
 use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::{self, RowNorm, Rows, TILE_TOKENS, TokenTile};
@@ -34,22 +34,36 @@ pub(super) const fn has_kernels(family: Family) -> bool {
     !matches!(family, Family::Portable) && family.is_of_this_architecture()
 }
 
-/// Kernels for 1, 2, 4, 8 and 16 tokens, and for prompts if the family has those.
-fn kernels(family: Family, format: Format) -> ([TileKernel; 5], Option<PromptKernels>) {
+/// Kernels for 1, 2, 4, 8 and 16 tokens if the format is packed, and for prompts if the family has those.
+type Kernels = (Option<[TileKernel; 5]>, Option<PromptKernels>);
+
+fn kernels(family: Family, format: Format) -> Kernels {
     match family {
+        #[cfg(target_arch = "x86_64")]
+        Family::Avx512Vnni if is_float(format) => {
+            (None, Some(super::avx512_words::float_kernels(format)))
+        }
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => {
             let (kernels, prompt) = super::units::of_format::<super::avx512::Avx512>(format);
-            (kernels, Some(prompt))
+            (Some(kernels), Some(prompt))
         }
         #[cfg(target_arch = "x86_64")]
-        Family::Avx2 => (super::units::of_format::<super::avx2::Avx2>(format), None),
+        Family::Avx2 => (Some(super::units::of_format::<super::avx2::Avx2>(format)), None),
         #[cfg(target_arch = "aarch64")]
-        Family::NeonDotprod => (super::units::of_format::<super::neon::Dotprod>(format), None),
+        Family::NeonDotprod => {
+            (Some(super::units::of_format::<super::neon::Dotprod>(format)), None)
+        }
         #[cfg(target_arch = "aarch64")]
-        Family::NeonI8mm => (super::units::of_format::<super::neon_i8mm::I8mm>(format), None),
-        _ => panic!("{family} has no kernels for packed {format}: the recorder asks first"),
+        Family::NeonI8mm => (Some(super::units::of_format::<super::neon_i8mm::I8mm>(format)), None),
+        _ => panic!("{family} has no kernels for tiles of {format}: the recorder asks first"),
     }
+}
+
+/// Columns and bytes of a unit: of a float format a unit is 64 columns of rows as in the file.
+fn unit_of(format: Format) -> Unit {
+    let bytes = 2 * words::BLOCK * TILE_ROWS;
+    unit(format).unwrap_or(Unit { columns: words::BLOCK, bytes })
 }
 
 /// Steps of at most so many tokens are quantized by every thread for itself, which costs less than a launch and a barrier of its
@@ -66,7 +80,7 @@ pub(super) fn fused_scratch_bytes(tokens: u32, columns: u32) -> u32 {
 pub(super) const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
 /// Words of prompts are read once per pair of tiles, a few bytes per cycle: the third level will do for them, and weights are
 /// unpacked less often.
-const WORDS_BYTES_IN_CACHE: usize = 2 << 20;
+const WORDS_BYTES_IN_CACHE: usize = 6 << 20;
 
 /// Scratch of one thread for a pair of unpacked tiles.
 pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
@@ -76,7 +90,7 @@ pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
 
 /// One matrix of the launch.
 struct Part<'a> {
-    kernels: [TileKernel; 5],
+    kernels: Option<[TileKernel; 5]>,
     prompt: Option<PromptKernels>,
     weight: &'a [u8],
     tile_bytes: usize,
@@ -95,7 +109,8 @@ impl Part<'_> {
     /// Products of tile `index` with a tile of tokens.
     fn multiply(&self, index: usize, panel: &[u8], width: usize, out: &mut Products) {
         let tile = self.tile(index);
-        let kernel = self.kernels[width.trailing_zeros() as usize];
+        let kernels = self.kernels.expect("only prompts meet rows as in the file");
+        let kernel = kernels[width.trailing_zeros() as usize];
         // SAFETY: the kernels are the host's; the tile is whole; the caller cut the panel for this width.
         unsafe { kernel(tile.as_ptr(), self.units, panel.as_ptr(), out.0.as_mut_ptr()) };
     }
@@ -162,15 +177,16 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
         // SAFETY: weights and biases are only read by this launch.
         let bias = has_bias.then(|| unsafe { launch.slice::<f32>(bias_at) });
         bias_at += usize::from(has_bias);
-        let bytes = tiles_bytes(format, TILE_ROWS as u64, columns).expect("recorded as packed");
+        let Unit { columns: unit_columns, bytes: unit_bytes } = unit_of(format);
+        let units = columns / unit_columns;
         let (kernels, prompt) = kernels(Family::from_code(args.family), format);
         Part {
             kernels,
             prompt,
             // SAFETY: as above.
             weight: unsafe { launch.slice::<u8>(first + 2 * i) },
-            tile_bytes: usize::try_from(bytes).expect("a tile fits in memory"),
-            units: columns / unit(format).expect("recorded as packed").columns,
+            tile_bytes: units * unit_bytes,
+            units,
             tiles: rows[i] as usize / TILE_ROWS,
             bias,
             y: launch.shared::<f32>(first + 2 * i + 1),
@@ -186,6 +202,18 @@ pub(super) fn from_panel(launch: &HostLaunch<'_>) {
     let (counts, panel) = unsafe { (launch.slice::<u32>(0), launch.slice::<u8>(1)) };
     let rows = Rows::in_panel(Family::from_code(args.family), counts, args.count_index);
     run(launch, &args, (rows, panel), parts(launch, &args, 2));
+}
+
+/// The prompts' rows of a panel, with matrices that lie as in the file. Spans of matrices start at `first`.
+pub(super) fn prompts(
+    launch: &HostLaunch<'_>,
+    args: &Args,
+    (rows, panel): (Rows, &[u8]),
+    first: usize,
+) {
+    if rows.all > rows.exact {
+        run(launch, args, (rows, panel), parts(launch, args, first));
+    }
 }
 
 /// Normalizes and quantizes x on every thread. Spans: counts, x, the norm's weight and bias if there are, then as above.
@@ -240,7 +268,7 @@ impl Work<'_> {
         let paired = prompt > 0;
         let groups: usize = self.first_tiles().map(|part| self.groups_of(part, paired)).sum();
         let chunk = self.chunk_tiles(groups >= 8 * launch.threads);
-        let exact = self.rows.tiles();
+        let exact = self.exact_tiles();
         let tiles = exact + prompt.div_ceil(TILE_TOKENS);
         let mut products = [const { Products([0.0; TILE_TOKENS * TILE_ROWS]) }; 2];
         launch.pieces(groups * tiles.div_ceil(chunk), 1, |piece| {
@@ -255,10 +283,16 @@ impl Work<'_> {
         });
     }
 
+    /// Tiles of tokens that continue an answer; of matrices as in the file those are not multiplied here.
+    fn exact_tiles(&self) -> usize {
+        let packed = self.parts.iter().flatten().all(|part| part.kernels.is_some());
+        if packed { self.rows.tiles() } else { 0 }
+    }
+
     /// How many tiles of tokens meet a group of tiles of weights in one piece of work. `many`: there are pieces enough without
     /// cutting the tokens.
     fn chunk_tiles(&self, many: bool) -> usize {
-        let prompts_only = self.rows.exact == 0;
+        let prompts_only = self.exact_tiles() == 0;
         let bytes = if prompts_only && many { WORDS_BYTES_IN_CACHE } else { PANEL_BYTES_IN_CACHE };
         (bytes / panel::tile_offset(1, self.columns)).max(1)
     }

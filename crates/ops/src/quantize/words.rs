@@ -105,7 +105,7 @@ pub(crate) mod avx512 {
 
     /// Joins words of 16 columns in twos: in the low half of each four columns 0 and 2, then 1 and 3.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub(crate) fn in_twos(words: __m512i) -> __m512i {
+    fn in_twos(words: __m512i) -> __m512i {
         let upper = _mm512_unpackhi_epi64(words, words);
         _mm512_mask_blend_epi16(0xaaaa_aaaa, words, _mm512_slli_epi32::<16>(upper))
     }
