@@ -21,6 +21,8 @@ use super::{Args, CHUNK, PROMPT_ROWS, TILE_ROWS, chunks_max, padded, partial_row
 use crate::KvFormat;
 use crate::inputs::EXACT;
 use crate::simd::Family;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::pairs;
 use hal::cpu::{HostLaunch, Shared};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -312,13 +314,19 @@ fn sum_words<S: Stored>(
     }
     y[..whole * n].fill(0.0);
     let mut states = [State::NEW; PROMPT_ROWS / words::PART];
+    // SAFETY: this function has the features.
+    let pairs = unsafe { pairs::pay() };
     for chunk in tile.chunks_of(piece) {
         let chunk = work.chunk(tile, chunk);
         scratch.set_chunk::<S>(&chunk, words::groups_of(&tile.sees, chunk.start));
         let parts = y[..whole * n].chunks_exact_mut(words::PART * n);
         for (part, (y, state)) in parts.zip(&mut states).enumerate() {
             let sees = sees[part * words::PART..].as_chunks().0;
-            scratch.part((part, chunk.start), &sees[0], state, y);
+            if pairs {
+                scratch.part::<true>((part, chunk.start), &sees[0], state, y);
+            } else {
+                scratch.part::<false>((part, chunk.start), &sees[0], state, y);
+            }
         }
     }
     Sums::new(rows, |row| (&states[row / words::PART], row % words::PART))

@@ -2,7 +2,9 @@
 //!
 //! [`super::part`] runs at the limit of f32 products. `vpdpwssd` does twice as many, so here queries, keys, weights and values are
 //! rounded to words, as the products of prompts are (see `linear::avx512_words`): `x = scale * word`, with |word| <= 8191 for
-//! queries and weights and <= 4095 for keys and values; 64 products stay below 2^31 and are summed as integers.
+//! queries and weights and <= 4095 for keys and values; 64 products stay below 2^31 and are summed as integers. Half of the
+//! products become sums where that pays, see [`crate::simd::pairs`]: what is multiplied together are numbers d and d + 2 of a head, and
+//! positions p and p + 2, for d and p whose remainder by 4 is 0 or 1.
 //!
 //! Whatever has a scale belongs to one token: 64 numbers of a query or of a key, all values of a position. So the bits of a row
 //! depend on no position that it does not see, however a prompt was cut into steps. A position's scale of values goes into its
@@ -16,6 +18,7 @@ use super::lanes::{Avx512, Lanes};
 use super::part::{Chunk, GROUPS, State, Stored, folded};
 use super::{CHUNK, PROMPT_ROWS};
 use crate::quantize::words::avx512::rounded;
+use crate::simd::pairs::add_products;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -32,9 +35,13 @@ pub(super) struct Scratch<'a> {
     /// `(rows, head_dim / 2)` pairs of words, `(rows, head_dim / 64)` scales.
     q: &'a mut [f32],
     q_scales: &'a mut [f32],
+    /// As `q_scales`: where sums of products start, i32.
+    q_starts: &'a mut [f32],
     /// Keys, and their scales `(head_dim / 64, CHUNK)`.
     k: &'a mut [f32],
     k_scales: &'a mut [f32],
+    /// As `k_scales`.
+    k_starts: &'a mut [f32],
     /// Values, and a scale per position.
     v: &'a mut [f32],
     v_scales: &'a mut [f32],
@@ -46,8 +53,8 @@ pub(super) struct Scratch<'a> {
 /// Numbers of [`Scratch`].
 pub(super) const fn scratch_len(head_dim: usize) -> usize {
     let blocks = head_dim / BLOCK;
-    let q = PROMPT_ROWS * (head_dim / 2 + blocks);
-    let keys_and_values = CHUNK * (head_dim + blocks + 1);
+    let q = PROMPT_ROWS * (head_dim / 2 + 2 * blocks);
+    let keys_and_values = CHUNK * (head_dim + 2 * blocks + 1);
     q + keys_and_values + PART * (CHUNK + CHUNK / 2)
 }
 
@@ -63,8 +70,10 @@ impl<'a> Scratch<'a> {
         Self {
             q: take(PROMPT_ROWS * head_dim / 2),
             q_scales: take(PROMPT_ROWS * blocks),
+            q_starts: take(PROMPT_ROWS * blocks),
             k: take(CHUNK * head_dim / 2),
             k_scales: take(CHUNK * blocks),
+            k_starts: take(CHUNK * blocks),
             v: take(CHUNK * head_dim / 2),
             v_scales: take(CHUNK),
             scores: take(PART * CHUNK),
@@ -78,17 +87,22 @@ impl<'a> Scratch<'a> {
         let blocks = q.len() / BLOCK;
         let to = &mut self.q[row * q.len() / 2..(row + 1) * q.len() / 2];
         let scales = &mut self.q_scales[row * blocks..(row + 1) * blocks];
+        let starts = &mut self.q_starts[row * blocks..(row + 1) * blocks];
         let parts = q.as_chunks::<BLOCK>().0.iter().zip(to.as_chunks_mut::<{ BLOCK / 2 }>().0);
-        for ((q, to), to_scale) in parts.zip(scales) {
+        for ((q, to), (to_scale, to_start)) in parts.zip(scales.iter_mut().zip(starts)) {
             let mut numbers = [_mm512_setzero_ps(); BLOCK / 16];
             for (numbers, q) in numbers.iter_mut().zip(q.as_chunks().0) {
                 *numbers = Avx512::load(q);
             }
             let (words, of_words) = rounded(numbers, WIDE);
             *to_scale = of_words * scale;
+            let mut products = _mm256_setzero_si256();
             for (words, to) in words.into_iter().zip(to.as_chunks_mut::<8>().0) {
+                let words = _mm512_cvtepi32_epi16(words);
+                products = _mm256_add_epi32(products, neighbours(words));
                 store_words(words, to);
             }
+            *to_start = start(products);
         }
     }
 
@@ -115,12 +129,20 @@ impl<'a> Scratch<'a> {
         Avx512::store(scale, &mut scales.as_chunks_mut().0[group]);
         let first = (group / 4 * chunk.head_dim + block * BLOCK) / 2 * BLOCK + group % 4 * 16;
         let to = &mut self.k[first..first + (BLOCK / 2 - 1) * BLOCK + 16];
+        let (mut before, mut start) = (_mm512_setzero_si512(), _mm512_setzero_si512());
         for (pair, to) in to.chunks_mut(BLOCK).enumerate() {
             let d = block * BLOCK + 2 * pair;
             let low = _mm512_cvtps_epi32(_mm512_mul_ps(key::<S>(chunk, group, d), inverse));
             let high = _mm512_cvtps_epi32(_mm512_mul_ps(key::<S>(chunk, group, d + 1), inverse));
-            store_pairs(low, high, &mut to.as_chunks_mut().0[0]);
+            let both = joined(low, high);
+            if pair % 2 == 1 {
+                start = _mm512_sub_epi32(start, _mm512_madd_epi16(before, both));
+            }
+            before = both;
+            store_integers(both, &mut to.as_chunks_mut().0[0]);
         }
+        let starts = &mut self.k_starts[block * CHUNK..(block + 1) * CHUNK];
+        store_integers(start, &mut starts.as_chunks_mut().0[group]);
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -147,7 +169,7 @@ impl<'a> Scratch<'a> {
                 let high = value::<S>(chunk, group, 2 * pair + 1, vector);
                 let high = _mm512_cvtps_epi32(_mm512_mul_ps(high, high_inverse));
                 let at = (vector / 4 * CHUNK / 2 + 8 * group + pair) * 4 + vector % 4;
-                store_pairs(low, high, &mut self.v.as_chunks_mut().0[at]);
+                store_integers(joined(low, high), &mut self.v.as_chunks_mut().0[at]);
             }
         }
     }
@@ -155,7 +177,7 @@ impl<'a> Scratch<'a> {
     /// The four rows of part `part` against the chunk whose keys and values are set. `sees`: positions that each row sees;
     /// `y` `(PART, head_dim)`: sums of values under `state`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn part(
+    pub(super) fn part<const PAIRS: bool>(
         &mut self,
         (part, start): (usize, usize),
         sees: &[Range<usize>; PART],
@@ -172,10 +194,10 @@ impl<'a> Scratch<'a> {
         for block in groups.start / 4..groups.end.div_ceil(4) {
             let first = groups.start.max(4 * block);
             match groups.end.min(4 * block + 4) - first {
-                1 => self.scores::<1>(part, head_dim, first),
-                2 => self.scores::<2>(part, head_dim, first),
-                3 => self.scores::<3>(part, head_dim, first),
-                _ => self.scores::<4>(part, head_dim, first),
+                1 => self.scores::<1, PAIRS>(part, head_dim, first),
+                2 => self.scores::<2, PAIRS>(part, head_dim, first),
+                3 => self.scores::<3, PAIRS>(part, head_dim, first),
+                _ => self.scores::<4, PAIRS>(part, head_dim, first),
             }
         }
         let mut more = State::NEW;
@@ -186,7 +208,7 @@ impl<'a> Scratch<'a> {
         }
         let [shrink, grow] = state.fold::<Avx512>(&more);
         for block in 0..head_dim / BLOCK {
-            let sums = self.values(block, seen.start / 2..seen.end.div_ceil(2));
+            let sums = self.values::<PAIRS>(block, groups.clone());
             for (row, y) in y.chunks_exact_mut(head_dim).enumerate() {
                 let unit = _mm512_set1_ps(units[row]);
                 let y = y[block * BLOCK..][..BLOCK].as_chunks_mut().0;
@@ -201,26 +223,42 @@ impl<'a> Scratch<'a> {
 
     /// Scores of `P` groups of positions from `group` on, which lie in one block of 64.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn scores<const P: usize>(&mut self, part: usize, head_dim: usize, group: usize) {
+    fn scores<const P: usize, const PAIRS: bool>(
+        &mut self,
+        part: usize,
+        head_dim: usize,
+        group: usize,
+    ) {
         let q = &self.q[part * PART * head_dim / 2..][..PART * head_dim / 2];
         let k = &self.k[group / 4 * head_dim / 2 * BLOCK..][..head_dim / 2 * BLOCK];
         assert!(group % 4 + P <= 4, "groups of one block");
         let mut totals = [[_mm512_setzero_ps(); P]; PART];
         for block in 0..head_dim / BLOCK {
             let mut sums = [[_mm512_setzero_si512(); P]; PART];
-            for step in block * BLOCK / 2..(block + 1) * BLOCK / 2 {
-                let mut keys = [_mm512_setzero_si512(); P];
+            if PAIRS {
+                let starts = &self.k_starts[block * CHUNK..].as_chunks().0[group..group + P];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let start = self.q_starts[(part * PART + row) * (head_dim / BLOCK) + block];
+                    let start = _mm512_set1_epi32(start.to_bits().cast_signed());
+                    for (sum, of_keys) in sums.iter_mut().zip(starts) {
+                        *sum = _mm512_add_epi32(load_integers(of_keys), start);
+                    }
+                }
+            }
+            for step in (block * BLOCK / 2..(block + 1) * BLOCK / 2).step_by(2) {
+                let mut keys = [[_mm512_setzero_si512(); 2]; P];
                 for (p, keys) in keys.iter_mut().enumerate() {
-                    let at = step * BLOCK + (group % 4 + p) * 16;
-                    // SAFETY: `step` is below head_dim / 2, and the groups lie in the block.
-                    *keys = unsafe { _mm512_loadu_si512(k.as_ptr().add(at).cast()) };
+                    for (i, keys) in keys.iter_mut().enumerate() {
+                        let at = (step + i) * BLOCK + (group % 4 + p) * 16;
+                        // SAFETY: `step + 1` is below head_dim / 2, and the groups lie in the block.
+                        *keys = unsafe { _mm512_loadu_si512(k.as_ptr().add(at).cast()) };
+                    }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: there are PART rows of head_dim / 2 pairs.
-                    let two = unsafe { *q.as_ptr().add(row * head_dim / 2 + step).cast::<i32>() };
-                    let two = _mm512_set1_epi32(two);
+                    let twos = unsafe { twos(q.as_ptr().add(row * head_dim / 2 + step)) };
                     for (sum, keys) in sums.iter_mut().zip(keys) {
-                        *sum = _mm512_dpwssd_epi32(*sum, keys, two);
+                        *sum = add_products::<PAIRS>(*sum, twos, keys);
                     }
                 }
             }
@@ -283,42 +321,59 @@ impl<'a> Scratch<'a> {
         let words = &mut self.weights.as_chunks_mut::<{ CHUNK / 2 }>().0[row];
         let words = &mut words.as_chunks_mut().0[groups];
         for (scores, words) in scores.iter().zip(words) {
-            store_words(_mm512_cvtps_epi32(Avx512::mul(Avx512::load(scores), inverse)), words);
+            let scaled = _mm512_cvtps_epi32(Avx512::mul(Avx512::load(scores), inverse));
+            store_words(_mm512_cvtepi32_epi16(scaled), words);
         }
         (score_max, _mm512_reduce_add_ps(total), most / WIDE)
     }
 
-    /// Sums of the values of 64 numbers, weighted with words, over these pairs of positions.
+    /// Sums of the values of 64 numbers, weighted with words, over the positions of these groups.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn values(&self, block: usize, pairs: Range<usize>) -> [[__m512; 4]; PART] {
+    fn values<const PAIRS: bool>(&self, block: usize, groups: Range<usize>) -> [[__m512; 4]; PART] {
         let v = &self.v[block * CHUNK / 2 * BLOCK..][..CHUNK / 2 * BLOCK];
-        assert!(pairs.end <= CHUNK / 2 && self.weights.len() == PART * CHUNK / 2, "a chunk");
+        assert!(groups.end <= GROUPS && self.weights.len() == PART * CHUNK / 2, "a chunk");
         let mut totals = [[_mm512_setzero_ps(); 4]; PART];
         // Integer sums end at fixed positions.
-        for positions in pairs.start * 2 / BLOCK..(pairs.end * 2).div_ceil(BLOCK) {
-            let first = pairs.start.max(positions * BLOCK / 2);
-            let end = pairs.end.min((positions + 1) * BLOCK / 2);
+        for positions in groups.start / 4..groups.end.div_ceil(4) {
+            let groups = groups.start.max(4 * positions)..groups.end.min(4 * positions + 4);
             let mut sums = [[_mm512_setzero_si512(); 4]; PART];
-            for pair in first..end {
-                let mut values = [_mm512_setzero_si512(); 4];
+            if PAIRS {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let weights = &self.weights.as_chunks::<{ CHUNK / 2 }>().0[row];
+                    let mut products = _mm256_setzero_si256();
+                    for weights in &weights.as_chunks().0[groups.clone()] {
+                        products = _mm256_add_epi32(products, neighbours(load_words(weights)));
+                    }
+                    let start = start(products).to_bits().cast_signed();
+                    *sums = [_mm512_set1_epi32(start); 4];
+                }
+            }
+            let mut products = [_mm512_setzero_si512(); 4];
+            for pair in (8 * groups.start..8 * groups.end).step_by(2) {
+                let mut values = [[_mm512_setzero_si512(); 2]; 4];
                 for (i, values) in values.iter_mut().enumerate() {
-                    // SAFETY: `pair` is within the chunk.
-                    *values =
-                        unsafe { _mm512_loadu_si512(v.as_ptr().add(pair * BLOCK + 16 * i).cast()) };
+                    for (p, values) in values.iter_mut().enumerate() {
+                        let at = (pair + p) * BLOCK + 16 * i;
+                        // SAFETY: `pair + 1` is within the chunk.
+                        *values = unsafe { _mm512_loadu_si512(v.as_ptr().add(at).cast()) };
+                    }
+                    if PAIRS {
+                        let [first, second] = *values;
+                        products[i] = _mm512_dpwssd_epi32(products[i], first, second);
+                    }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let at = row * CHUNK / 2 + pair;
                     // SAFETY: there are PART rows of weights for a whole chunk.
-                    let two = unsafe { *self.weights.as_ptr().add(at).cast::<i32>() };
-                    let two = _mm512_set1_epi32(two);
+                    let twos = unsafe { twos(self.weights.as_ptr().add(row * CHUNK / 2 + pair)) };
                     for (sum, values) in sums.iter_mut().zip(values) {
-                        *sum = _mm512_dpwssd_epi32(*sum, values, two);
+                        *sum = add_products::<PAIRS>(*sum, twos, values);
                     }
                 }
             }
             for (totals, sums) in totals.iter_mut().zip(sums) {
-                for (total, sum) in totals.iter_mut().zip(sums) {
-                    *total = _mm512_add_ps(_mm512_cvtepi32_ps(sum), *total);
+                for ((total, sum), products) in totals.iter_mut().zip(sums).zip(products) {
+                    let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, products));
+                    *total = _mm512_add_ps(sum, *total);
                 }
             }
         }
@@ -370,19 +425,67 @@ fn inverse(largest: __m512) -> (__m512, __m512) {
     (inverse, _mm512_mul_ps(largest, _mm512_set1_ps(1.0 / NARROW)))
 }
 
+/// Two pairs of words that follow each other, each in all lanes.
+///
+/// # Safety
+/// Both can be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn twos(at: *const f32) -> [__m512i; 2] {
+    // SAFETY: the caller's.
+    unsafe { [_mm512_set1_epi32(*at.cast()), _mm512_set1_epi32(*at.add(1).cast())] }
+}
+
+/// Products of words that are multiplied together in pairs, in the first of each two lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn neighbours(words: __m256i) -> __m256i {
+    _mm256_madd_epi16(words, _mm256_srli_epi64::<32>(words))
+}
+
+/// Where sums start for one side's products: minus their sum, as bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn start(products: __m256i) -> f32 {
+    let sum = _mm512_reduce_add_epi32(_mm512_zextsi256_si512(products));
+    f32::from_bits(sum.wrapping_neg().cast_unsigned())
+}
+
 /// Sixteen words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn store_words(words: __m512i, to: &mut [f32; 8]) {
+fn store_words(words: __m256i, to: &mut [f32; 8]) {
     // SAFETY: 32 bytes, and stores need no alignment.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(words)) };
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), words) };
+}
+
+/// As [`store_words`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn load_words(from: &[f32; 8]) -> __m256i {
+    // SAFETY: 32 bytes, and loads need no alignment.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
 /// Sixteen pairs of words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn store_pairs(low: __m512i, high: __m512i, to: &mut [f32; 16]) {
-    let pairs = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high));
+fn joined(low: __m512i, high: __m512i) -> __m512i {
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high))
+}
+
+/// Sixteen integers, or pairs of words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn store_integers(integers: __m512i, to: &mut [f32; 16]) {
     // SAFETY: 64 bytes, and stores need no alignment.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs) };
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), integers) };
+}
+
+/// As [`store_integers`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn load_integers(from: &[f32; 16]) -> __m512i {
+    // SAFETY: 64 bytes, and loads need no alignment.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }

@@ -10,18 +10,8 @@
 //! One broadcast of an activation feeds two tiles (32 rows) and each load of weights four tokens: three loads for four dot
 //! products, which the load ports can bear.
 //!
-//! Half of the products can be had for sums (Winograd, "A New Algorithm for Inner Product", IEEE Transactions on Computers
-//! C-17, 1968): of two columns
-//!
-//! ```text
-//!   x0 w0 + x1 w1 = (x0 + w1) (x1 + w0) - x0 x1 - w0 w1
-//! ```
-//!
-//! where the last two terms belong to a token or to a row alone: they are computed once, and the sum of a block starts with
-//! them. Sums of words fit in 16 bits. Sums of products need not fit in 32: they wrap, and what comes out does fit, so it is the
-//! same integer. A core of AMD's Zen 4 multiplies on two of its four 256-bit ports and adds on all, so three instructions for what
-//! took two run in three quarters of the time (measured: 157 instead of 118 products per nanosecond and core, and 118 is the
-//! limit of `vpdpwssd`). Where all ports multiply, as on Intel's servers, it would cost time: see [`fastest`].
+//! Half of the products become sums where that pays: see [`pairs`]. The two columns of a product are an even one and the odd one
+//! beside it, which lie in steps of their own.
 //!
 //! A block of 64 columns of two unpacked tiles:
 //!
@@ -38,9 +28,8 @@ use super::tiles::{PAIR_BYTES, PromptKernels};
 use super::units::{At, Packed, bias, codes, each, groups, mins, scales, unit_of};
 use crate::format::Format;
 use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
+use crate::simd::pairs;
 use std::arch::x86_64::*;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 /// Largest word of a weight before its three roundings.
 const WORD_MAX: f32 = 4094.0;
@@ -51,13 +40,12 @@ const STEPS: usize = BLOCK / 2;
 /// Where scales lie behind the steps, and starts behind those, here and in groups of tokens.
 const SCALES: usize = STEPS;
 const STARTS: usize = STEPS + 1;
-/// Runs of each way to multiply before one is chosen.
-const RACES: usize = 16;
 /// From a step of even columns to that of the odd ones beside them.
 const ODD: usize = 4;
 
 pub(super) fn kernels<F: Packed>() -> PromptKernels {
-    PromptKernels { unpack: unpack::<F>, multiply: fastest() }
+    // SAFETY: kernels are only asked for where the processor has the features.
+    PromptKernels { unpack: unpack::<F>, multiply: unsafe { fastest() } }
 }
 
 /// Unpacks a tile as tile `which` of a pair.
@@ -221,33 +209,13 @@ unsafe fn both_halves(x: __m512) -> __m512i {
 /// `(2, 16, 16)`, of which the first `4 * groups` tokens of each tile are written.
 type Multiply = unsafe fn(*const u8, usize, (*const u8, usize), *mut f32);
 
-/// The faster of the two ways to multiply, which give the same bits: found by running both for some microseconds, since it
-/// depends on how many of a core's 512-bit ports can multiply.
-fn fastest() -> Multiply {
-    static FASTEST: OnceLock<Multiply> = OnceLock::new();
-    *FASTEST.get_or_init(|| {
-        const BLOCKS: usize = 4;
-        let ways: [Multiply; 2] = [multiply::<true>, multiply::<false>];
-        let weights = vec![Line { _bytes: [0; 64] }; BLOCKS * PAIR_BYTES / 64];
-        let (x, mut out) = ([0; BLOCKS * BLOCK_BYTES], [0.0; 2 * 16 * TILE_ROWS]);
-        let mut times = [Duration::MAX; 2];
-        for _ in 0..RACES {
-            for (way, time) in ways.iter().zip(&mut times) {
-                let start = Instant::now();
-                // SAFETY: only asked where the processor has the features; sizes and alignment as wanted.
-                unsafe { way(weights.as_ptr().cast(), BLOCKS, (x.as_ptr(), 1), out.as_mut_ptr()) };
-                *time = start.elapsed().min(*time);
-            }
-        }
-        if times[0] <= times[1] { ways[0] } else { ways[1] }
-    })
-}
-
-/// What lies on a boundary of 64 bytes.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line {
-    _bytes: [u8; 64],
+/// The faster of the two ways to multiply, which give the same bits.
+///
+/// # Safety
+/// The processor has the features.
+unsafe fn fastest() -> Multiply {
+    // SAFETY: the caller's.
+    if unsafe { pairs::pay() } { multiply::<true> } else { multiply::<false> }
 }
 
 /// # Safety
@@ -266,8 +234,7 @@ unsafe fn multiply<const PAIRS: bool>(
             // SAFETY: the caller says how many blocks there are.
             unsafe {
                 let (weights, x) = (weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES));
-                let sums = if PAIRS { in_pairs(weights, x) } else { one_by_one(weights, x) };
-                add_scaled(sums, weights, x, &mut total);
+                add_scaled(sums::<PAIRS>(weights, x), weights, x, &mut total);
             }
         }
         for (t, total) in total.iter().enumerate() {
@@ -284,51 +251,28 @@ unsafe fn multiply<const PAIRS: bool>(
 /// Integer sums of a block, per token and tile.
 type Sums = [[__m512i; 2]; TOKENS];
 
-/// A product for every word.
-///
 /// # Safety
 /// As for [`multiply`]: a block of each can be read.
 #[inline(always)]
-unsafe fn one_by_one(weights: *const u8, x: *const u8) -> Sums {
+unsafe fn sums<const PAIRS: bool>(weights: *const u8, x: *const u8) -> Sums {
     // SAFETY: the caller's; only called from a function with the features.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; TOKENS];
-        // One step per turn: in a longer run LLVM takes `vpdpwssd` apart into a product and a sum, for their latency.
-        for step in 0..STEPS {
-            let words = of_both(weights, step);
+        if PAIRS {
+            let starts = of_both(weights, STARTS);
             for (t, sums) in sums.iter_mut().enumerate() {
-                let two = two(x, TOKENS * step + t);
-                *sums = each!([0, 1], |i| _mm512_dpwssd_epi32(sums[i], words[i], two));
+                let start = two(x, TOKENS * STARTS + t);
+                *sums = each!([0, 1], |i| _mm512_add_epi32(starts[i], start));
             }
         }
-        sums
-    }
-}
-
-/// A product for every two words, see the head of this file.
-///
-/// # Safety
-/// As for [`multiply`]: a block of each can be read.
-#[inline(always)]
-unsafe fn in_pairs(weights: *const u8, x: *const u8) -> Sums {
-    // SAFETY: the caller's; only called from a function with the features.
-    unsafe {
-        let mut sums = [[_mm512_setzero_si512(); 2]; TOKENS];
-        let starts = of_both(weights, STARTS);
-        for (t, sums) in sums.iter_mut().enumerate() {
-            let start = two(x, TOKENS * STARTS + t);
-            *sums = each!([0, 1], |i| _mm512_add_epi32(starts[i], start));
-        }
+        // Two steps per turn: in a longer run LLVM takes `vpdpwssd` apart into a product and a sum, for their latency.
         for step in 0..STEPS / 2 {
-            let step = 2 * step - step % ODD;
-            let (even, odd) = (of_both(weights, step), of_both(weights, step + ODD));
+            let first = 2 * step - step % ODD;
+            let (even, odd) = (of_both(weights, first), of_both(weights, first + ODD));
             for (t, sums) in sums.iter_mut().enumerate() {
-                let x_even = two(x, TOKENS * step + t);
-                let x_odd = two(x, TOKENS * (step + ODD) + t);
+                let x = each!([first, first + ODD], |step| two(x, TOKENS * step + t));
                 *sums = each!([0, 1], |i| {
-                    let (a, b) =
-                        (_mm512_add_epi16(x_even, odd[i]), _mm512_add_epi16(x_odd, even[i]));
-                    _mm512_dpwssd_epi32(sums[i], a, b)
+                    pairs::add_products::<PAIRS>(sums[i], x, [even[i], odd[i]])
                 });
             }
         }
@@ -388,7 +332,8 @@ pub(super) fn float_kernels(format: Format) -> PromptKernels {
         Format::Bf16 => unpack_rows::<Bf16>,
         _ => unreachable!("{format} has no words of its own"),
     };
-    PromptKernels { unpack, multiply: fastest() }
+    // SAFETY: as for the other kernels.
+    PromptKernels { unpack, multiply: unsafe { fastest() } }
 }
 
 /// Numbers of 16 bits, whose order by magnitude is that of their bits without the sign.
@@ -530,6 +475,12 @@ mod tests {
     use crate::simd::Family;
 
     const BLOCKS: usize = 3;
+
+    /// What lies on a boundary of 64 bytes.
+    #[repr(align(64))]
+    struct Line {
+        _bytes: [u8; 64],
+    }
 
     /// A pair of tiles, or a group of tokens.
     struct Side {

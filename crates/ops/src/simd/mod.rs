@@ -5,6 +5,8 @@
 mod math;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pairs;
 mod vector;
 
 pub(crate) use math::activate;
