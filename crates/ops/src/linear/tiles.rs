@@ -1,7 +1,7 @@
 //! `linear` over packed tiles: splits the work between threads and walks it; the products are a family's.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
 use super::pack::{TILE_ROWS, Unit, unit};
-use super::{Args, PARTS, is_float};
+use super::{Args, PARTS};
 use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::{self, RowNorm, Rows, TILE_TOKENS, TokenTile};
@@ -40,7 +40,7 @@ type Kernels = (Option<[TileKernel; 5]>, Option<PromptKernels>);
 fn kernels(family: Family, format: Format) -> Kernels {
     match family {
         #[cfg(target_arch = "x86_64")]
-        Family::Avx512Vnni if is_float(format) => {
+        Family::Avx512Vnni if super::is_float(format) => {
             (None, Some(super::avx512_words::float_kernels(format)))
         }
         #[cfg(target_arch = "x86_64")]
