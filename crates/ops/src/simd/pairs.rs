@@ -59,16 +59,16 @@ pub(crate) unsafe fn pay() -> bool {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn time<const PAIRS: bool>() -> Duration {
     let start = Instant::now();
-    let x = black_box([[_mm512_setzero_si512(); 2]; 4]);
-    let w = black_box([[_mm512_setzero_si512(); 2]; 2]);
+    let (x, w) = ([[_mm512_setzero_si512(); 2]; 4], [[_mm512_setzero_si512(); 2]; 2]);
     let mut sums = [[_mm512_setzero_si512(); 2]; 4];
     for _ in 0..256 {
+        // Read again each time, as a kernel would: sums of what stays the same would leave the loop.
+        let (x, w) = (black_box(&x), black_box(&w));
         for (sums, x) in sums.iter_mut().zip(x) {
             for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = add_products::<PAIRS>(*sum, x, w);
+                *sum = add_products::<PAIRS>(*sum, *x, *w);
             }
         }
-        black_box(());
     }
     black_box(sums);
     start.elapsed()
