@@ -203,13 +203,14 @@ def regenerate_and_edit(page, server):
     growing(page)
     page.click(".user:nth-last-child(2) .foot button:last-child")
     page.js("document.activeElement.select()")
-    page.type("Fourth")
+    fourth = f"Once more. {LONG}"
+    page.type(fourth)
     page.press("Enter")
     page.wait("document.querySelector('.busy') && document.querySelector('.markdown')", "the answer to the edit")
     growing(page)
     page.press("Escape")
     ended(page)
-    equal([said for role, said in messages(page) if role == "user"], ["Third", "Fourth"], "questions after the second edit")
+    equal([said for role, said in messages(page) if role == "user"], ["Third", fourth], "questions after the second edit")
     equal([role for role, _ in messages(page)], ["user", "assistant"] * 2, "messages after the second edit")
     holds("Stopped." in text(page, ".assistant:last-child .foot"), "the second answer is not marked as stopped")
 
