@@ -45,17 +45,21 @@ pub(super) struct Scratch<'a> {
     /// Values, and a scale per position.
     v: &'a mut [f32],
     v_scales: &'a mut [f32],
+    /// `(CHUNK / 16, head_dim)`: a group's share of where sums of values start, i32.
+    v_starts: &'a mut [f32],
     /// `(PART, CHUNK)`, and as pairs of words `(PART, CHUNK / 2)`.
     scores: &'a mut [f32],
     weights: &'a mut [f32],
+    /// `(PART, CHUNK / 64)`
+    weight_starts: &'a mut [f32],
 }
 
 /// Numbers of [`Scratch`].
 pub(super) const fn scratch_len(head_dim: usize) -> usize {
     let blocks = head_dim / BLOCK;
     let q = PROMPT_ROWS * (head_dim / 2 + 2 * blocks);
-    let keys_and_values = CHUNK * (head_dim + 2 * blocks + 1);
-    q + keys_and_values + PART * (CHUNK + CHUNK / 2)
+    let keys_and_values = CHUNK * (head_dim + 2 * blocks + 1) + GROUPS * head_dim;
+    q + keys_and_values + PART * (CHUNK + CHUNK / 2 + CHUNK / BLOCK)
 }
 
 impl<'a> Scratch<'a> {
@@ -76,8 +80,10 @@ impl<'a> Scratch<'a> {
             k_starts: take(CHUNK * blocks),
             v: take(CHUNK * head_dim / 2),
             v_scales: take(CHUNK),
+            v_starts: take(GROUPS * head_dim),
             scores: take(PART * CHUNK),
             weights: take(PART * CHUNK / 2),
+            weight_starts: take(PART * CHUNK / BLOCK),
         }
     }
 
@@ -160,16 +166,25 @@ impl<'a> Scratch<'a> {
         let (inverse, scale) = inverse(Avx512::load(&largest));
         Avx512::store(scale, &mut self.v_scales.as_chunks_mut().0[group]);
         let inverse = Avx512::lanes(inverse);
+        let starts = &mut self.v_starts[group * chunk.head_dim..][..chunk.head_dim];
+        starts.fill(0.0);
+        let starts = starts.as_chunks_mut().0;
+        let v = self.v.as_chunks_mut().0;
         for (pair, inverse) in inverse.as_chunks::<2>().0.iter().enumerate() {
             let (low_inverse, high_inverse) =
                 (_mm512_set1_ps(inverse[0]), _mm512_set1_ps(inverse[1]));
-            for vector in 0..vectors {
+            for (vector, start) in starts.iter_mut().enumerate() {
                 let low = value::<S>(chunk, group, 2 * pair, vector);
                 let low = _mm512_cvtps_epi32(_mm512_mul_ps(low, low_inverse));
                 let high = value::<S>(chunk, group, 2 * pair + 1, vector);
                 let high = _mm512_cvtps_epi32(_mm512_mul_ps(high, high_inverse));
                 let at = (vector / 4 * CHUNK / 2 + 8 * group + pair) * 4 + vector % 4;
-                store_integers(joined(low, high), &mut self.v.as_chunks_mut().0[at]);
+                let both = joined(low, high);
+                if pair % 2 == 1 {
+                    let products = _mm512_madd_epi16(load_integers(&v[at - 4]), both);
+                    store_integers(_mm512_sub_epi32(load_integers(start), products), start);
+                }
+                store_integers(both, &mut v[at]);
             }
         }
     }
@@ -287,13 +302,13 @@ impl<'a> Scratch<'a> {
         &mut self,
         row: usize,
         sees: &Range<usize>,
-        start: usize,
+        chunk_start: usize,
         groups: Range<usize>,
     ) -> (f32, f32, f32) {
         let scores = &mut self.scores.as_chunks_mut::<CHUNK>().0[row];
         // What the row does not see may be anything, even NaN: it is replaced, not multiplied.
-        let end = sees.end.saturating_sub(start).min(groups.end * 16);
-        let first = sees.start.saturating_sub(start).min(end);
+        let end = sees.end.saturating_sub(chunk_start).min(groups.end * 16);
+        let first = sees.start.saturating_sub(chunk_start).min(end);
         if groups.start * 16 < first {
             scores[groups.start * 16..first].fill(f32::NEG_INFINITY);
         }
@@ -319,10 +334,17 @@ impl<'a> Scratch<'a> {
         let most = _mm512_reduce_max_ps(most);
         let inverse = Avx512::splat(if most > 0.0 { WIDE / most } else { 0.0 });
         let words = &mut self.weights.as_chunks_mut::<{ CHUNK / 2 }>().0[row];
-        let words = &mut words.as_chunks_mut().0[groups];
-        for (scores, words) in scores.iter().zip(words) {
+        let words = &mut words.as_chunks_mut().0[groups.clone()];
+        let mut products = [_mm256_setzero_si256(); CHUNK / BLOCK];
+        for (group, (scores, to)) in groups.zip(scores.iter().zip(words)) {
             let scaled = _mm512_cvtps_epi32(Avx512::mul(Avx512::load(scores), inverse));
-            store_words(_mm512_cvtepi32_epi16(scaled), words);
+            let words = _mm512_cvtepi32_epi16(scaled);
+            products[group / 4] = _mm256_add_epi32(products[group / 4], neighbours(words));
+            store_words(words, to);
+        }
+        let starts = &mut self.weight_starts.as_chunks_mut::<{ CHUNK / BLOCK }>().0[row];
+        for (to, products) in starts.iter_mut().zip(products) {
+            *to = start(products);
         }
         (score_max, _mm512_reduce_add_ps(total), most / WIDE)
     }
@@ -331,6 +353,7 @@ impl<'a> Scratch<'a> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn values<const PAIRS: bool>(&self, block: usize, groups: Range<usize>) -> [[__m512; 4]; PART] {
         let v = &self.v[block * CHUNK / 2 * BLOCK..][..CHUNK / 2 * BLOCK];
+        let head_dim = self.v_starts.len() / GROUPS;
         assert!(groups.end <= GROUPS && self.weights.len() == PART * CHUNK / 2, "a chunk");
         let mut totals = [[_mm512_setzero_ps(); 4]; PART];
         // Integer sums end at fixed positions.
@@ -338,17 +361,19 @@ impl<'a> Scratch<'a> {
             let groups = groups.start.max(4 * positions)..groups.end.min(4 * positions + 4);
             let mut sums = [[_mm512_setzero_si512(); 4]; PART];
             if PAIRS {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let weights = &self.weights.as_chunks::<{ CHUNK / 2 }>().0[row];
-                    let mut products = _mm256_setzero_si256();
-                    for weights in &weights.as_chunks().0[groups.clone()] {
-                        products = _mm256_add_epi32(products, neighbours(load_words(weights)));
+                let mut starts = [_mm512_setzero_si512(); 4];
+                for group in groups.clone() {
+                    let of_group = &self.v_starts[group * head_dim + block * BLOCK..][..BLOCK];
+                    for (start, of_group) in starts.iter_mut().zip(of_group.as_chunks().0) {
+                        *start = _mm512_add_epi32(*start, load_integers(of_group));
                     }
-                    let start = start(products).to_bits().cast_signed();
-                    *sums = [_mm512_set1_epi32(start); 4];
+                }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let start = self.weight_starts[row * CHUNK / BLOCK + positions];
+                    let start = _mm512_set1_epi32(start.to_bits().cast_signed());
+                    *sums = starts.map(|of_values| _mm512_add_epi32(of_values, start));
                 }
             }
-            let mut products = [_mm512_setzero_si512(); 4];
             for pair in (8 * groups.start..8 * groups.end).step_by(2) {
                 let mut values = [[_mm512_setzero_si512(); 2]; 4];
                 for (i, values) in values.iter_mut().enumerate() {
@@ -356,10 +381,6 @@ impl<'a> Scratch<'a> {
                         let at = (pair + p) * BLOCK + 16 * i;
                         // SAFETY: `pair + 1` is within the chunk.
                         *values = unsafe { _mm512_loadu_si512(v.as_ptr().add(at).cast()) };
-                    }
-                    if PAIRS {
-                        let [first, second] = *values;
-                        products[i] = _mm512_dpwssd_epi32(products[i], first, second);
                     }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
@@ -371,9 +392,8 @@ impl<'a> Scratch<'a> {
                 }
             }
             for (totals, sums) in totals.iter_mut().zip(sums) {
-                for ((total, sum), products) in totals.iter_mut().zip(sums).zip(products) {
-                    let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, products));
-                    *total = _mm512_add_ps(sum, *total);
+                for (total, sum) in totals.iter_mut().zip(sums) {
+                    *total = _mm512_add_ps(_mm512_cvtepi32_ps(sum), *total);
                 }
             }
         }
@@ -459,14 +479,6 @@ fn store_words(words: __m256i, to: &mut [f32; 8]) {
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), words) };
 }
 
-/// As [`store_words`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn load_words(from: &[f32; 8]) -> __m256i {
-    // SAFETY: 32 bytes, and loads need no alignment.
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
 /// Sixteen pairs of words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -478,14 +490,12 @@ fn joined(low: __m512i, high: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn store_integers(integers: __m512i, to: &mut [f32; 16]) {
-    // SAFETY: 64 bytes, and stores need no alignment.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), integers) };
+    Avx512::store(_mm512_castsi512_ps(integers), to);
 }
 
 /// As [`store_integers`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn load_integers(from: &[f32; 16]) -> __m512i {
-    // SAFETY: 64 bytes, and loads need no alignment.
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    _mm512_castps_si512(Avx512::load(from))
 }

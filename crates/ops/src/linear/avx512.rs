@@ -164,7 +164,7 @@ unsafe fn token<F: Packed, const T: usize>(
 /// # Safety
 /// They can be read.
 #[inline(always)]
-unsafe fn word(x: *const u8, at: usize) -> __m512i {
+pub(super) unsafe fn word(x: *const u8, at: usize) -> __m512i {
     // SAFETY: the caller's.
     unsafe { _mm512_set1_epi32(x.add(at).cast::<i32>().read_unaligned()) }
 }

@@ -22,7 +22,7 @@
 //! A step is two columns of 16 rows, in the order that costs unpacking least: of each 4 columns the even ones, then the odd ones
 //! (`quantize::words` has the same order).
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
-use super::avx512::{Avx512, float};
+use super::avx512::{Avx512, float, word};
 use super::pack::TILE_ROWS;
 use super::tiles::{PAIR_BYTES, PromptKernels};
 use super::units::{At, Packed, bias, codes, each, groups, mins, scales, unit_of};
@@ -261,7 +261,7 @@ unsafe fn sums<const PAIRS: bool>(weights: *const u8, x: *const u8) -> Sums {
         if PAIRS {
             let starts = of_both(weights, STARTS);
             for (t, sums) in sums.iter_mut().enumerate() {
-                let start = two(x, TOKENS * STARTS + t);
+                let start = word(x, 4 * (TOKENS * STARTS + t));
                 *sums = each!([0, 1], |i| _mm512_add_epi32(starts[i], start));
             }
         }
@@ -270,7 +270,7 @@ unsafe fn sums<const PAIRS: bool>(weights: *const u8, x: *const u8) -> Sums {
             let first = 2 * step - step % ODD;
             let (even, odd) = (of_both(weights, first), of_both(weights, first + ODD));
             for (t, sums) in sums.iter_mut().enumerate() {
-                let x = each!([first, first + ODD], |step| two(x, TOKENS * step + t));
+                let x = each!([first, first + ODD], |step| word(x, 4 * (TOKENS * step + t)));
                 *sums = each!([0, 1], |i| {
                     pairs::add_products::<PAIRS>(sums[i], x, [even[i], odd[i]])
                 });
@@ -313,16 +313,6 @@ unsafe fn of_both(weights: *const u8, at: usize) -> [__m512i; 2] {
         let at = weights.add(BOTH * at);
         [_mm512_load_si512(at.cast()), _mm512_load_si512(at.add(64).cast())]
     }
-}
-
-/// Number `at` of four bytes, in all lanes.
-///
-/// # Safety
-/// It can be read.
-#[inline(always)]
-unsafe fn two(x: *const u8, at: usize) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe { _mm512_set1_epi32(x.add(4 * at).cast::<i32>().read_unaligned()) }
 }
 
 /// Kernels for 16 rows of F16 or BF16 numbers, which lie as in the file: a tile with units of 64 columns.

@@ -156,10 +156,8 @@ impl<'a> Input<'a> {
             }
             (Form::FloatWords, norm) => {
                 let numbers = Self::new(to, Form::Float, x, norm);
-                let panel = match &numbers {
-                    Self::Normalized(x) => quantize::record_panel(to, x, None),
-                    _ => quantize::record_panel(to, x, None),
-                };
+                let x = if let Self::Normalized(y) = &numbers { y } else { x };
+                let panel = quantize::record_panel(to, x, None);
                 Self::Both(Box::new(numbers), panel)
             }
             (Form::Integer, norm) => Self::Quantized(quantize::record(to, x, norm)),

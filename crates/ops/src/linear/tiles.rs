@@ -77,7 +77,7 @@ pub(super) fn fused_scratch_bytes(tokens: u32, columns: u32) -> u32 {
 }
 
 /// A panel of at most this size stays in a core's second level cache while all weights pass by.
-pub(super) const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
+const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
 /// Words of prompts are read once per pair of tiles, a few bytes per cycle: the third level will do for them, and weights are
 /// unpacked less often.
 const WORDS_BYTES_IN_CACHE: usize = 6 << 20;

@@ -38,7 +38,7 @@ pub(crate) fn add_products<const PAIRS: bool>(
 /// Runs of each way before one is chosen, of a microsecond or two.
 const RACES: usize = 16;
 
-/// Whether pairs are the faster way on this processor: both are run once, and give the same integers.
+/// Whether pairs are the faster way on this processor. Both ways, which give the same integers, are run when first asked.
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI.
