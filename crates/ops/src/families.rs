@@ -1,15 +1,15 @@
 //! Which kernels a processor gets: for people who ask why something is slow.
+use crate::quantize::words;
 use crate::simd::Family;
 use hal::{Info, Program};
 
 /// Kernels written for families of their own; elsewhere they are what the compiler makes of plain Rust, as the
 /// others are everywhere.
 const ALL: &[Family] = &[Family::Avx2, Family::Avx512Vnni, Family::NeonDotprod, Family::NeonI8mm];
-const BY_FAMILY: [(&Program, &[Family]); 6] = [
+const BY_FAMILY: [(&Program, &[Family]); 5] = [
     (&crate::linear::TILES, ALL),
     (&crate::linear::TILES_OF_ROWS, ALL),
     (&crate::linear::FLOAT, ALL),
-    (&crate::linear::FLOAT_WORDS, &[Family::Avx512Vnni]),
     (
         &crate::quantize::QUANTIZE_PANEL,
         &[Family::Avx512Vnni, Family::NeonDotprod, Family::NeonI8mm],
@@ -42,7 +42,12 @@ pub fn kernels_chosen(info: &Info) -> Vec<(&'static str, Family)> {
         if families.contains(&best) { best } else { Family::Portable }
     };
     let chosen = BY_FAMILY.iter().map(|(program, families)| (program.name, of(families)));
-    chosen.chain(PORTABLE.iter().map(|program| (program.name, Family::Portable))).collect()
+    // Elsewhere no step runs it.
+    let words = words::are_for(best).then_some((crate::linear::FLOAT_WORDS.name, best));
+    chosen
+        .chain(words)
+        .chain(PORTABLE.iter().map(|program| (program.name, Family::Portable)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -62,5 +67,6 @@ mod tests {
         let avx2 = kernels_chosen(&Info { features, ..Info::new(Kind::Cpu) });
         assert!(avx2.contains(&("linear_tiles", Family::Avx2)));
         assert!(avx2.contains(&("quantize_panel", Family::Portable)));
+        assert!(avx2.iter().all(|(name, _)| *name != "linear_float_words"));
     }
 }
