@@ -3,6 +3,7 @@ use crate::blocks::Blocks;
 use crate::embed::Embedder;
 use crate::load::{State, Weights, resources};
 use crate::memory::{BLOCK_TOKENS, MemoryPlan};
+use crate::pack::Packing;
 use crate::plan::{buckets, limits, prepare, record};
 use crate::schedule::{Item, Plan};
 use crate::sequence::{End, Params, Sequence, SequenceId};
@@ -14,6 +15,9 @@ use std::sync::Arc;
 
 /// What a guessed token costs until it is known: on most devices a step of a few tokens takes little longer than one of a single token.
 pub(crate) const DRAFT_COST: f64 = 0.25;
+
+/// Bytes of weights that one call of [`Engine::settle`] packs.
+const SETTLED_BYTES: u64 = 16 << 20;
 
 /// How an engine is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +114,7 @@ pub struct Engine {
     pub(crate) weights: Weights,
     _state: State,
     pub(crate) resources: Resources,
+    packing: Option<Packing>,
     arena: Buffer,
     /// Smallest first.
     pub(crate) steps: Vec<Prepare>,
@@ -161,6 +166,7 @@ impl Engine {
         let state = State::new(&device, &model, limits, blocks, options.kv)?;
         let resources = resources(&weights, &state);
         let arena = device.alloc(Memory::Bytes(memory.activations))?;
+        let packing = Packing::new(&device, &model, &resources, arena)?;
         let places = options.sequences as usize;
         let mut engine = Self {
             batch: Batch::new(limits),
@@ -190,6 +196,7 @@ impl Engine {
             weights,
             _state: state,
             resources,
+            packing,
             arena,
         };
         for bucket in buckets(limits) {
@@ -241,9 +248,29 @@ impl Engine {
     /// # Errors
     /// Device errors.
     pub fn weights_resident(&self) -> Result<(u64, u64), Error> {
-        let spans = &self.resources.weights;
-        let resident: hal::Result<u64> = spans.iter().map(|span| self.device.resident(*span)).sum();
-        Ok((resident?, spans.iter().map(|span| span.bytes).sum()))
+        let tiles = self.resources.tiles.as_ref().zip(self.packing.as_ref());
+        let packed = |tensor| tiles.filter(|(_, packing)| packing.has(tensor))?.0.spans[tensor];
+        let files = self.resources.weights.iter().enumerate();
+        let spans = files.map(|(tensor, file)| packed(tensor).unwrap_or(*file));
+        let resident: hal::Result<u64> = spans.clone().map(|span| self.device.resident(span)).sum();
+        Ok((resident?, spans.map(|span| span.bytes).sum()))
+    }
+
+    /// Brings some more of the weights into the layout that steps read fastest; false when all are. Steps do so too while answers
+    /// are written: this is for a caller that has nothing else to do. It takes a few milliseconds, where memory is at hand.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn settle(&mut self) -> Result<bool, Error> {
+        match &mut self.packing {
+            Some(packing) if !packing.is_done() => packing.pack(SETTLED_BYTES).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// As [`Self::settle`], beside a step that continued an answer.
+    pub(crate) fn settle_beside(&mut self) -> Result<(), Error> {
+        self.packing.as_mut().map_or(Ok(()), Packing::pack_beside)
     }
 
     #[must_use]

@@ -1,10 +1,10 @@
 //! Bringing a model to a device.
 use crate::Error;
-use crate::pack::{self, Packed};
+use crate::pack;
 use hal::{Buffer, Device, Handle, Info, Kind, Memory, Span};
 use model::{Model, Source};
 use ops::simd::Family;
-use ops::{CacheSpans, Inputs, KvFormat, Limits, Resources};
+use ops::{CacheSpans, Inputs, KvFormat, Limits, Resources, Tiles};
 use std::sync::Arc;
 
 /// Device memory; given back on drop.
@@ -43,7 +43,7 @@ impl Drop for Taken {
 pub(crate) struct Weights {
     _taken: Taken,
     spans: Vec<Span>,
-    packed: Vec<bool>,
+    tiles: Option<Tiles>,
 }
 
 /// Step inputs, KV caches and sampled tokens.
@@ -59,7 +59,7 @@ pub(crate) struct State {
 pub(crate) fn resources(weights: &Weights, state: &State) -> Resources {
     Resources {
         weights: weights.spans.clone(),
-        packed: weights.packed.clone(),
+        tiles: weights.tiles.clone(),
         inputs: state.inputs,
         caches: state.caches.clone(),
         sampled: state.sampled,
@@ -93,61 +93,50 @@ pub(crate) fn family(info: &Info) -> Option<Family> {
 }
 
 impl Weights {
-    /// Brings the weights to the device, in the layout that suits it. Every scale is checked on the way.
+    /// Brings the weights to the device, with room for the layout that suits it. Every scale is looked at on the way.
     ///
     /// # Errors
     /// A file that cannot be read or is damaged; device errors.
     pub(crate) fn new(device: &Arc<dyn Device>, model: &Model) -> Result<Self, Error> {
         let info = device.info();
-        let threads = info.threads.max(1) as usize;
-        let packed = family(info).map(|family| pack::packed(model, family, threads)).transpose()?;
-        let packed = packed.map(Arc::new);
-        pack::check_unpacked(model, packed.as_deref().map(|packed| &packed.places[..]), threads)?;
-        let memory = packed.clone().map(|packed: Arc<Packed>| Memory::Mapped(packed as _));
-        let places = packed.map(|packed| packed.places.clone());
-        Self::placed(device, model, memory.zip(places))
+        let weights = Self::planned(device, model, info)?;
+        let tiles = weights.tiles.as_ref().map(|tiles| &tiles.spans[..]);
+        pack::check(model, tiles, info.threads.max(1) as usize)?;
+        Ok(weights)
     }
 
-    /// Only the places of the weights, for recording on the null device what `info` would run.
+    /// Only the places of the weights: on the null device for recording what `info` would run.
     pub(crate) fn planned(
-        null: &Arc<dyn Device>,
+        device: &Arc<dyn Device>,
         model: &Model,
         info: &Info,
     ) -> Result<Self, Error> {
-        let packed = family(info).map(|family| {
-            let (places, bytes) = pack::places(model, family);
-            (Memory::Bytes(bytes), places)
-        });
-        Self::placed(null, model, packed)
-    }
-
-    fn placed(
-        device: &Arc<dyn Device>,
-        model: &Model,
-        packed: Option<(Memory, Vec<Option<pack::Extent>>)>,
-    ) -> Result<Self, Error> {
         let mut taken = Taken::new(device);
         let file = taken.take(Memory::Mapped(Arc::clone(model.gguf.mapping()) as _))?;
-        let (tiles, places) = match packed {
-            Some((memory, places)) => (Some(taken.take(memory)?), places),
-            None => (None, vec![None; model.tensors.len()]),
-        };
+        let tiles = family(info).map(|family| tiles(&mut taken, model, family)).transpose()?;
         let mut spans = Vec::new();
-        for (tensor, place) in model.tensors.iter().zip(&places) {
-            spans.push(match (&tensor.source, place.zip(tiles)) {
-                (_, Some((extent, buffer))) => {
-                    Span { buffer, offset: extent.offset, bytes: extent.bytes }
-                }
-                (Source::File { offset, bytes }, None) => {
+        for tensor in &model.tensors {
+            spans.push(match &tensor.source {
+                Source::File { offset, bytes } => {
                     Span { buffer: file, offset: *offset, bytes: *bytes }
                 }
-                (Source::Made(bytes), None) => {
+                Source::Made(bytes) => {
                     let span = taken.span(bytes.len() as u64)?;
                     device.write(span, bytes)?;
                     span
                 }
             });
         }
-        Ok(Self { _taken: taken, spans, packed: places.iter().map(Option::is_some).collect() })
+        Ok(Self { _taken: taken, spans, tiles })
     }
+}
+
+/// Takes memory for packed tiles. None of them is ready.
+fn tiles(taken: &mut Taken, model: &Model, family: Family) -> Result<Tiles, Error> {
+    let (places, bytes) = pack::places(model, family);
+    let buffer = taken.take(Memory::Dense(bytes))?;
+    let span = |(offset, bytes)| Span { buffer, offset, bytes };
+    let words = 4 * model.tensors.len() as u64;
+    let (ready, wanted) = (taken.span(words)?, taken.span(words)?);
+    Ok(Tiles { spans: places.into_iter().map(|place| place.map(span)).collect(), ready, wanted })
 }

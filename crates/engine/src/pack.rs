@@ -1,48 +1,37 @@
-//! Weights in the layout that the CPU's kernels read fastest, packed straight from the file.
+//! Weights in the layout that the CPU's kernels read fastest.
 //!
-//! The file is read, not mapped, for these tensors: its pages never count as memory of this process, so that there is one copy.
+//! Filling fresh memory with a packed model can take several times as long as reading the model, most of all in a virtual machine
+//! whose host must find that memory first. So the first tokens come from the file's pages, and tiles are packed a few at a time beside
+//! later steps, or while nothing else is to do. Kernels give the same bits either way. The file's pages are let go as their tiles
+//! become ready, so that there is one copy in memory.
 use crate::Error;
-use memmap2::MmapMut;
+use crate::load::family;
+use crate::plan::prepare;
+use hal::{Buffer, Device, Handle, Prepared, Span, Timing};
 use model::{Model, Source, Tensor};
-use ops::linear::pack::{TILE_ROWS, pack, packed_bytes};
+use ops::linear::pack::{self, TILE_ROWS, is_quick, packed_bytes};
+use ops::linear::packing;
 use ops::simd::Family;
-use std::sync::Mutex;
-
-/// All packed tensors in one piece of memory.
-pub(crate) struct Packed {
-    memory: MmapMut,
-    /// For each tensor of the model, where it lies, when it is packed.
-    pub(crate) places: Vec<Option<Extent>>,
-}
-
-/// A packed tensor's place in the memory of all.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Extent {
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
-}
-
-impl AsRef<[u8]> for Packed {
-    fn as_ref(&self) -> &[u8] {
-        &self.memory
-    }
-}
+use ops::{Bucket, Recorder, Resources, Tiles, Weight};
+use std::sync::{Arc, Mutex};
 
 /// Bytes of file that one piece of work reads.
 const JOB_BYTES: usize = 256 << 10;
 /// Tensors start on pages.
 const ALIGN: u64 = 4096;
+/// Bytes of tiles that are packed at once where all are packed before the first step.
+const PIECE_BYTES: u64 = 16 << 20;
+/// Steps of an answer that read the file before packing begins: for so few, it would not pay.
+const STEPS_BEFORE: u64 = 4;
+/// Steps of an answer beside which all weights are packed: so many that the answer does not stop, so few that it soon has the speed of
+/// packed weights.
+const STEPS_BESIDE: u64 = 16;
 
-/// Some tiles of one tensor.
-struct Job<'a> {
-    tensor: &'a Tensor,
-    first_tile: usize,
-    tile_bytes: usize,
-    tiles: &'a mut [u8],
-}
+/// A tensor's tiles: offset in the memory of all, and bytes.
+type Place = (u64, u64);
 
 /// Which tensors are packed for `family`, and where they will lie; the second value is the size of it all.
-pub(crate) fn places(model: &Model, family: Family) -> (Vec<Option<Extent>>, u64) {
+pub(crate) fn places(model: &Model, family: Family) -> (Vec<Option<Place>>, u64) {
     let mut places = vec![None; model.tensors.len()];
     let mut end = 0;
     for linear in model.linears() {
@@ -51,7 +40,7 @@ pub(crate) fn places(model: &Model, family: Family) -> (Vec<Option<Extent>>, u64
         let bytes =
             packed_bytes(family, tensor.format, u64::from(tensor.rows), tensor.columns as usize);
         if let (Some(bytes), None) = (bytes, places[index]) {
-            places[index] = Some(Extent { offset: end, bytes });
+            places[index] = Some((end, bytes));
             end = (end + bytes).next_multiple_of(ALIGN);
         }
     }
@@ -63,48 +52,210 @@ pub(crate) fn places(model: &Model, family: Family) -> (Vec<Option<Extent>>, u64
     (places, end)
 }
 
-/// Packs with `threads` threads. Every scale is checked on the way.
-///
-/// # Errors
-/// A file that cannot be read or holds a NaN scale; no memory.
-pub(crate) fn packed(model: &Model, family: Family, threads: usize) -> Result<Packed, Error> {
-    let (places, bytes) = places(model, family);
-    let mut memory = anonymous(bytes)?;
-    let jobs = jobs(model, &places, &mut memory);
-    in_parallel(jobs, threads, |job, rows| run(model, job, rows))?;
-    Ok(Packed { memory, places })
+/// A tensor that is packed.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    /// In the model's list.
+    index: usize,
+    tiles: u32,
+    tile_bytes: u64,
+    /// Where its rows lie in the file, and the bytes of those of a tile.
+    file_at: u64,
+    file_tile_bytes: u64,
 }
 
-/// Looks for bad scales in the quantized matrices that stay in the file. Float formats have none: a damaged number there is one
-/// of millions, and looking at each would cost more than loading.
+/// The packing of a model's weights.
+pub(crate) struct Packing {
+    device: Arc<dyn Device>,
+    model: Arc<Model>,
+    tiles: Tiles,
+    prepared: Prepared,
+    /// What is left, the next one last.
+    left: Vec<Packed>,
+    /// Of each tensor of the model, how many tiles are ready, and how many are wanted next.
+    ready: Vec<u32>,
+    wanted: Vec<u32>,
+    image: Vec<u8>,
+    /// Bytes of all tiles.
+    bytes: u64,
+    /// Steps that continued an answer.
+    steps: u64,
+}
+
+impl Packing {
+    /// None when nothing is to be packed. Where reading the file is much slower than reading tiles, all is packed here.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub(crate) fn new(
+        device: &Arc<dyn Device>,
+        model: &Arc<Model>,
+        resources: &Resources,
+        arena: Buffer,
+    ) -> Result<Option<Self>, Error> {
+        let (Some(tiles), Some(family)) = (&resources.tiles, family(device.info())) else {
+            return Ok(None);
+        };
+        let mut left: Vec<Packed> = tiles
+            .spans
+            .iter()
+            .enumerate()
+            .filter_map(|(index, span)| {
+                let (tensor, span) = (&model.tensors[index], (*span)?);
+                let Source::File { offset, bytes } = tensor.source else { return None };
+                let tiles = pack::tiles(tensor.rows);
+                let of_a_tile = |bytes: u64| bytes / u64::from(tiles);
+                let (tile_bytes, file_tile_bytes) = (of_a_tile(span.bytes), of_a_tile(bytes));
+                Some(Packed { index, tiles, tile_bytes, file_at: offset, file_tile_bytes })
+            })
+            .collect();
+        if left.is_empty() {
+            return Ok(None);
+        }
+        left.reverse();
+        let weights = left.iter().map(|packed| whole(model, packed.index));
+        let mut recorder = Recorder::new(&**device, resources, Bucket { tokens: 1, rows: 1 });
+        packing::record(&mut recorder, weights);
+        let prepared = prepare(&**device, &recorder.finish()?, arena)?;
+        let bytes = left.iter().map(|packed| packed.tile_bytes * u64::from(packed.tiles)).sum();
+        let mut packing = Self {
+            device: Arc::clone(device),
+            model: Arc::clone(model),
+            tiles: tiles.clone(),
+            prepared,
+            left,
+            ready: vec![0; model.tensors.len()],
+            wanted: vec![0; model.tensors.len()],
+            // Kept so that a step allocates nothing.
+            image: Vec::with_capacity(4 * model.tensors.len()),
+            bytes,
+            steps: 0,
+        };
+        while !is_quick(family) && !packing.is_done() {
+            packing.pack(PIECE_BYTES)?;
+        }
+        Ok(Some(packing))
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Whether all tiles of a tensor are ready.
+    pub(crate) fn has(&self, tensor: usize) -> bool {
+        self.tiles.spans[tensor].is_some() && self.left.iter().all(|left| left.index != tensor)
+    }
+
+    /// Packs some tiles beside a step that continued an answer.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub(crate) fn pack_beside(&mut self) -> Result<(), Error> {
+        self.steps += 1;
+        if self.is_done() || self.steps <= STEPS_BEFORE {
+            return Ok(());
+        }
+        self.pack(self.bytes.div_ceil(STEPS_BESIDE))
+    }
+
+    /// Packs about `bytes` bytes of tiles, at least one.
+    ///
+    /// # Errors
+    /// Device errors; what was ready before is ready still.
+    pub(crate) fn pack(&mut self, bytes: u64) -> Result<(), Error> {
+        let whole = self.want(bytes);
+        self.write(self.tiles.wanted)?;
+        let fence = self.device.submit(self.prepared, Timing::Off)?;
+        self.device.wait(fence)?;
+        self.write(self.tiles.ready)?;
+        self.ready.copy_from_slice(&self.wanted);
+        // Of a tensor that was packed in part all pages up to there.
+        let left = self.left.len() - whole;
+        for packed in &self.left[left.saturating_sub(1)..] {
+            let bytes = packed.file_tile_bytes * u64::from(self.ready[packed.index]);
+            self.model.gguf.forget(packed.file_at, bytes);
+        }
+        self.left.truncate(left);
+        Ok(())
+    }
+
+    /// Chooses the tiles to be packed next; returns how many tensors will be packed wholly.
+    fn want(&mut self, bytes: u64) -> usize {
+        self.wanted.copy_from_slice(&self.ready);
+        let mut room = bytes.max(1);
+        for (before, packed) in self.left.iter().rev().enumerate() {
+            let wanted = &mut self.wanted[packed.index];
+            let count = room.div_ceil(packed.tile_bytes).min(u64::from(packed.tiles - *wanted));
+            *wanted += u32::try_from(count).expect("at most the tensor's tiles");
+            room = room.saturating_sub(count * packed.tile_bytes);
+            if *wanted < packed.tiles {
+                return before;
+            }
+        }
+        self.left.len()
+    }
+
+    fn write(&mut self, words: Span) -> Result<(), Error> {
+        self.image.clear();
+        self.image.extend(self.wanted.iter().flat_map(|count| count.to_le_bytes()));
+        Ok(self.device.write(words, &self.image)?)
+    }
+}
+
+impl Drop for Packing {
+    fn drop(&mut self) {
+        self.device.free(Handle::Prepared(self.prepared));
+    }
+}
+
+fn whole(model: &Model, index: usize) -> Weight {
+    let Tensor { format, rows, columns, .. } = model.tensors[index];
+    let tensor = u32::try_from(index).expect("the reader limits the number of tensors");
+    Weight { tensor, format, first_row: 0, rows, columns }
+}
+
+/// Looks for bad scales in the quantized matrices: through the mapping where kernels will read all of it, by reading otherwise, so that
+/// pages of which a few rows are wanted do not stay. Float formats have no scales: a damaged number there is one of millions, and
+/// looking at each would cost more than loading. `tiles` are those of packed tensors.
 ///
 /// # Errors
-/// As [`packed`].
-pub(crate) fn check_unpacked(
+/// A file that cannot be read or holds a NaN scale.
+pub(crate) fn check(
     model: &Model,
-    places: Option<&[Option<Extent>]>,
+    tiles: Option<&[Option<Span>]>,
     threads: usize,
 ) -> Result<(), Error> {
     let mut jobs = Vec::new();
     for (index, tensor) in model.tensors.iter().enumerate() {
-        let packed = places.is_some_and(|places| places[index].is_some());
         let quantized = tensor.format.block_elements() > 1;
-        if let Source::File { offset, bytes } = tensor.source
+        if let Source::File { bytes, .. } = tensor.source
             && quantized
-            && !packed
         {
-            let whole_blocks =
-                JOB_BYTES / tensor.format.block_bytes() * tensor.format.block_bytes();
-            let starts = (0..bytes).step_by(whole_blocks);
-            jobs.extend(
-                starts.map(|at| (tensor, offset, at, (bytes - at).min(whole_blocks as u64))),
-            );
+            let mapped = tiles.is_some_and(|tiles| tiles[index].is_some());
+            let block = tensor.format.block_bytes() as u64;
+            let size = JOB_BYTES as u64 / block * block;
+            let starts = (0..bytes).step_by(usize::try_from(size).expect("a piece"));
+            jobs.extend(starts.map(|at| (tensor, mapped, at..(at + size).min(bytes))));
         }
     }
-    in_parallel(jobs, threads, |(tensor, offset, at, bytes), buffer| {
-        buffer.resize(usize::try_from(bytes).expect("at most a job"), 0);
-        model.gguf.read_at(offset + at, buffer).map_err(model::Error::from)?;
-        refuse_bad_scales(model, tensor, at, buffer)
+    // In the order of the file.
+    jobs.reverse();
+    in_parallel(jobs, threads, |(tensor, mapped, part), buffer| {
+        let Source::File { offset, .. } = tensor.source else { return Ok(()) };
+        let fits = "the reader checked that tensors lie inside the file";
+        let bytes = usize::try_from(part.end - part.start).expect(fits);
+        if mapped {
+            let at = usize::try_from(part.start).expect(fits);
+            return refuse_bad_scales(
+                model,
+                tensor,
+                part.start,
+                &model.slice(tensor)[at..at + bytes],
+            );
+        }
+        buffer.resize(bytes, 0);
+        model.gguf.read_at(offset + part.start, buffer).map_err(model::Error::from)?;
+        refuse_bad_scales(model, tensor, part.start, buffer)
     })
 }
 
@@ -140,60 +291,4 @@ fn refuse_bad_scales(model: &Model, tensor: &Tensor, at: u64, bytes: &[u8]) -> R
     let Some(block) = tensor.format.first_bad_block(bytes) else { return Ok(()) };
     let before = usize::try_from(at).unwrap_or(usize::MAX) / tensor.format.block_bytes();
     Err(model::Error::from(model.gguf.bad_scale(&tensor.name, before + block)).into())
-}
-
-fn anonymous(bytes: u64) -> Result<MmapMut, Error> {
-    let out_of_memory = || {
-        let free = hal::cpu::memory_bytes_free().unwrap_or(0);
-        Error::Device(hal::Error::OutOfMemory { device: "cpu".to_owned(), needed: bytes, free })
-    };
-    let length = usize::try_from(bytes.max(1)).map_err(|_| out_of_memory())?;
-    let memory = MmapMut::map_anon(length).map_err(|_| out_of_memory())?;
-    // Advice only: weights are read in long streams, which huge pages spare the TLB.
-    #[cfg(target_os = "linux")]
-    drop(memory.advise(memmap2::Advice::HugePage));
-    Ok(memory)
-}
-
-/// Pieces of about [`JOB_BYTES`], the last one first.
-fn jobs<'a>(model: &'a Model, places: &[Option<Extent>], memory: &'a mut MmapMut) -> Vec<Job<'a>> {
-    let placed =
-        model.tensors.iter().zip(places).filter_map(|(tensor, place)| Some((tensor, (*place)?)));
-    let mut order: Vec<(&Tensor, Extent)> = placed.collect();
-    order.sort_unstable_by_key(|(_, extent)| extent.offset);
-    let (mut jobs, mut rest, mut start) = (Vec::new(), &mut memory[..], 0);
-    for (tensor, Extent { offset, bytes }) in order {
-        let fits = "the memory was taken for these sizes";
-        let skip = usize::try_from(offset - start).expect(fits);
-        let (tiles, after) = rest[skip..].split_at_mut(usize::try_from(bytes).expect(fits));
-        (rest, start) = (after, offset + bytes);
-        let tile_bytes = tiles.len() / (tensor.rows as usize / TILE_ROWS);
-        let tiles_per_job = (JOB_BYTES / tile_bytes).max(1);
-        for (i, tiles) in tiles.chunks_mut(tiles_per_job * tile_bytes).enumerate() {
-            jobs.push(Job { tensor, first_tile: i * tiles_per_job, tile_bytes, tiles });
-        }
-    }
-    jobs.reverse();
-    jobs
-}
-
-fn run(model: &Model, job: Job<'_>, rows: &mut Vec<u8>) -> Result<(), Error> {
-    let Job { tensor, first_tile, tile_bytes, tiles } = job;
-    let Source::File { offset, .. } = tensor.source else {
-        unreachable!("tensors made at load are vectors");
-    };
-    let columns = tensor.columns as usize;
-    let row_bytes =
-        tensor.format.row_bytes(columns).expect("the reader checked that rows are whole blocks");
-    let count = tiles.len() / tile_bytes;
-    rows.resize(count * TILE_ROWS * row_bytes, 0);
-    let first = first_tile * TILE_ROWS * row_bytes;
-    model.gguf.read_at(offset + first as u64, rows).map_err(model::Error::from)?;
-    refuse_bad_scales(model, tensor, first as u64, rows)?;
-    for (rows, tile) in
-        rows.chunks_exact(TILE_ROWS * row_bytes).zip(tiles.chunks_exact_mut(tile_bytes))
-    {
-        pack(tensor.format, columns, rows, tile);
-    }
-    Ok(())
 }

@@ -67,4 +67,10 @@ fn outlasts(resources: &Resources, buffer: Buffer) -> bool {
     let mut caches = resources.caches.iter().flat_map(|cache| [cache.k, cache.v]);
     caches.any(|span| span.buffer == buffer)
         || resources.weights.iter().any(|span| span.buffer == buffer)
+        || resources
+            .tiles
+            .iter()
+            .flat_map(|tiles| &tiles.spans)
+            .flatten()
+            .any(|span| span.buffer == buffer)
 }

@@ -41,6 +41,9 @@ impl Engine {
         self.write_choices()?;
         self.run()?;
         self.collect(&mut report)?;
+        if report.decode_tokens > 0 && report.prompt_tokens == 0 {
+            self.settle_beside()?;
+        }
         Ok((report, &self.events))
     }
 

@@ -65,6 +65,8 @@ pub trait Device: Send + Sync + fmt::Debug {
 pub enum Memory {
     /// So many zeroed bytes, readable and writable by kernels.
     Bytes(u64),
+    /// As [`Memory::Bytes`], when all of it will be used: in larger pages where there are some.
+    Dense(u64),
     /// Bytes that the host already holds (a mapped file): read only, not copied where the device can avoid it.
     Mapped(Arc<dyn AsRef<[u8]> + Send + Sync>),
 }
@@ -73,6 +75,7 @@ impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bytes(bytes) => write!(f, "Bytes({bytes})"),
+            Self::Dense(bytes) => write!(f, "Dense({bytes})"),
             Self::Mapped(mapping) => write!(f, "Mapped({} bytes)", (**mapping).as_ref().len()),
         }
     }

@@ -47,7 +47,7 @@ impl Device for Null {
     }
     fn alloc(&self, memory: Memory) -> Result<Buffer> {
         let bytes = match memory {
-            Memory::Bytes(bytes) => bytes,
+            Memory::Bytes(bytes) | Memory::Dense(bytes) => bytes,
             Memory::Mapped(mapping) => (*mapping).as_ref().len() as u64,
         };
         Ok(Buffer(self.state().buffers.insert(bytes)))

@@ -33,7 +33,7 @@ mod conformance;
 pub use cost::Cost;
 pub use families::kernels_chosen;
 pub use inputs::{Batch, FEEDBACK, Inputs, Limits, Token};
-pub use record::{Bucket, CacheSpans, Recorded, Recorder, Resources, Tensor};
+pub use record::{Bucket, CacheSpans, Recorded, Recorder, Resources, Tensor, Tiles};
 pub use reference::{Matrix, Reference};
 pub use terms::{
     Activation, Attention, Cache, Epilogue, KvFormat, Linear, Norm, NormKind, Pairing, Rope, Weight,

@@ -28,15 +28,33 @@ pub struct CacheSpans {
 /// Device memory that outlives a step.
 #[derive(Clone, Debug)]
 pub struct Resources {
-    /// One span per tensor of the model, in the order of [`Weight::tensor`].
+    /// One span per tensor of the model, in the order of [`Weight::tensor`], as in the file.
     pub weights: Vec<Span>,
-    /// Which tensors lie in packed tiles (see [`crate::linear::pack`]); a tensor past the end does not.
-    pub packed: Vec<bool>,
+    /// Memory for packed tiles, where kernels want those.
+    pub tiles: Option<Tiles>,
     pub inputs: Inputs,
     /// One per layer.
     pub caches: Vec<CacheSpans>,
     /// Sampled tokens, u32, one per row.
     pub sampled: Span,
+}
+
+/// Memory for packed tiles of tensors: see [`crate::linear::pack`].
+#[derive(Clone, Debug)]
+pub struct Tiles {
+    /// For each tensor, if kernels want it packed.
+    pub spans: Vec<Option<Span>>,
+    /// For each tensor a u32: so many of its tiles are packed. Kernels find the others in the file.
+    pub ready: Span,
+    /// As many words: so many tiles of each tensor are packed once [`crate::linear::pack::record`]'s commands have run.
+    pub wanted: Span,
+}
+
+impl Tiles {
+    /// A tensor's word of `ready` or `wanted`.
+    pub(crate) fn word(words: Span, tensor: u32) -> Span {
+        words.part(4 * u64::from(tensor), 4)
+    }
 }
 
 /// Which count of the step a tensor's rows follow.
@@ -282,18 +300,17 @@ impl<'a> Recorder<'a> {
         Room { place: self.arena.borrow_mut().take(bytes), arena: Rc::clone(&self.arena) }
     }
 
+    /// A weight as it lies in the file.
     pub(crate) fn weight(&self, weight: &Weight) -> Span {
-        let span = self.resources.weights[weight.tensor as usize];
-        if self.weight_is_packed(weight) {
-            return span
-                .part(packed_offset(weight, weight.first_row), packed_offset(weight, weight.rows));
-        }
-        span.part(weight.offset(), weight.bytes())
+        self.resources.weights[weight.tensor as usize].part(weight.offset(), weight.bytes())
     }
 
-    /// Whether the weight's tensor lies in packed tiles.
-    pub(crate) fn weight_is_packed(&self, weight: &Weight) -> bool {
-        self.resources.packed.get(weight.tensor as usize).copied().unwrap_or(false)
+    /// Where the weight's tiles lie, if its tensor is packed, and the word that tells how many of the tensor are ready.
+    pub(crate) fn tiles(&self, weight: &Weight) -> Option<(Span, Span)> {
+        let tiles = self.resources.tiles.as_ref()?;
+        let span = (*tiles.spans.get(weight.tensor as usize)?)?;
+        let [first, bytes] = [weight.first_row, weight.rows].map(|n| packed_offset(weight, n));
+        Some((span.part(first, bytes), Tiles::word(tiles.ready, weight.tensor)))
     }
 
     pub(crate) fn angles(&self, table: (Weight, u32)) -> Option<Place> {

@@ -98,7 +98,7 @@ fn a_warm_step_allocates_nothing() {
     let places = u64::from(LIMITS.sequences * LIMITS.blocks * LIMITS.block_tokens);
     let cache = || span(&device, places * shape.token_bytes());
     let resources = Resources {
-        packed: Vec::new(),
+        tiles: None,
         weights: weights().iter().map(|weight| span(&device, weight.bytes())).collect(),
         inputs: Inputs { whole: span(&device, LIMITS.bytes()), limits: LIMITS },
         caches: vec![CacheSpans { k: cache(), v: cache(), shape }],

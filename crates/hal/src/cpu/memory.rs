@@ -24,12 +24,13 @@ impl fmt::Debug for HostMemory {
 const HUGE_PAGES: std::ops::RangeInclusive<usize> = 4 << 20..=32 << 20;
 
 impl HostMemory {
-    /// Zeroed pages, committed on first touch, so that a page lies near the thread that uses it first.
-    pub(super) fn zeroed(bytes: u64) -> std::io::Result<Self> {
+    /// Zeroed pages, committed on first touch, so that a page lies near the thread that uses it first. `dense`: all of them will be
+    /// used.
+    pub(super) fn zeroed(bytes: u64, dense: bool) -> std::io::Result<Self> {
         let length = usize::try_from(bytes.max(1)).map_err(std::io::Error::other)?;
         let mapping = MmapMut::map_anon(length)?;
         #[cfg(target_os = "linux")]
-        if HUGE_PAGES.contains(&length) {
+        if dense || HUGE_PAGES.contains(&length) {
             // Advice only: a kernel without huge pages says no, and nothing is lost.
             drop(mapping.advise(memmap2::Advice::HugePage));
         }
@@ -79,22 +80,23 @@ impl HostBuffers {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn alloc(&mut self, memory: Memory) -> Result<Buffer> {
+        let dense = matches!(memory, Memory::Dense(_));
         let memory = match memory {
             Memory::Mapped(mapping) => HostMemory::Mapped(mapping),
-            Memory::Bytes(bytes) => {
+            Memory::Bytes(bytes) | Memory::Dense(bytes) => {
                 let asks = bytes >= ASKED_FROM;
                 if asks && memory_bytes_free().is_some_and(|free| bytes > free) {
                     return Err(self.out_of_memory(bytes));
                 }
-                self.zeroed(bytes)?
+                self.zeroed(bytes, dense)?
             }
         };
         Ok(Buffer(self.slots.insert(memory)))
     }
 
     /// Zeroed memory beside the buffers.
-    pub(super) fn zeroed(&self, bytes: u64) -> Result<HostMemory> {
-        HostMemory::zeroed(bytes).map_err(|_| self.out_of_memory(bytes))
+    pub(super) fn zeroed(&self, bytes: u64, dense: bool) -> Result<HostMemory> {
+        HostMemory::zeroed(bytes, dense).map_err(|_| self.out_of_memory(bytes))
     }
 
     fn out_of_memory(&self, needed: u64) -> Error {

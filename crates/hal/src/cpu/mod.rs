@@ -191,7 +191,7 @@ impl State {
         buffers.dedup();
         // Whole pages per thread: no two threads share a cache line.
         let scratch_bytes = scratch_bytes.next_multiple_of(4096);
-        let scratch = self.buffers.zeroed((scratch_bytes * self.pool.threads()) as u64)?;
+        let scratch = self.buffers.zeroed((scratch_bytes * self.pool.threads()) as u64, false)?;
         let constants = commands.constants.clone();
         Ok(Steps { list, spans, constants, scratch_bytes, buffers, scratch, counts })
     }

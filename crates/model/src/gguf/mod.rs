@@ -115,8 +115,7 @@ impl Gguf {
         range.unwrap_or_else(|| panic!("tensor `{}` is not of this file", tensor.name))
     }
 
-    /// Copies a part of the file out by a read, which leaves no pages of the mapping behind: for whoever keeps weights in a
-    /// layout of his own. `at` counts from the start of the file.
+    /// Copies a part of the file out by a read, which leaves no pages of the mapping behind. `at` counts from the start of the file.
     pub fn read_at(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
         #[cfg(unix)]
         let read = std::os::unix::fs::FileExt::read_exact_at(&self.file, to, at);
@@ -126,6 +125,18 @@ impl Gguf {
             (&self.file).seek(SeekFrom::Start(at)).and_then(|_| (&self.file).read_exact(to))
         };
         read.map_err(|source| Error::Io { place: self.place.clone(), source })
+    }
+
+    /// Lets go of the mapping's pages in a part of the file, for whoever has copied it: they no longer count as memory of this
+    /// process, and come again when they are read. `at` counts from the start of the file.
+    pub fn forget(&self, at: u64, bytes: u64) {
+        #[cfg(unix)]
+        if let (Ok(at), Ok(bytes)) = (usize::try_from(at), usize::try_from(bytes)) {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            #[expect(unsafe_code, reason = "the mapping's pages are dropped")]
+            // SAFETY: the mapping is of a file and never written, so its bytes read the same again. Advice only.
+            drop(unsafe { self.mapping.unchecked_advise_range(advice, at, bytes) });
+        }
     }
 
     /// The error for a NaN or infinite scale in block `block` of the tensor called `name`.

@@ -90,7 +90,7 @@ fn with_recorder(f: impl FnOnce(&mut Recorder<'_>)) {
     let inputs = Inputs { whole: span(limits.bytes()), limits };
     let resources = Resources {
         weights: Vec::new(),
-        packed: Vec::new(),
+        tiles: None,
         inputs,
         caches: Vec::new(),
         sampled: span(4),

@@ -6,7 +6,7 @@ use crate::sample::Sampler;
 use crate::simd::Family;
 use crate::{
     Batch, Bucket, Cache, CacheSpans, FEEDBACK, Inputs, KvFormat, Limits, Matrix, Recorder,
-    Reference, Resources, Tensor, Token, Weight,
+    Reference, Resources, Tensor, Tiles, Token, Weight,
 };
 use hal::{Buffer, Commands, Device, Kind, Memory, Span, Timing};
 use half::f16;
@@ -30,8 +30,10 @@ pub(crate) struct Setup {
     pub(crate) random: Random,
     tensors: Vec<Vec<u8>>,
     weights: Vec<Weight>,
-    /// Matrices lie in packed tiles where this family's kernels take them; the family is recorded.
+    /// Matrices lie in packed tiles where this family's kernels take them, all or some or none; the family is recorded.
     pub(crate) packed_for: Option<Family>,
+    /// How many tiles of each matrix are packed; None: one or another number.
+    pub(crate) ready: Option<u32>,
     steps: Vec<Vec<Token>>,
     /// Tokens from this one on belong to prompts, in every step.
     pub(crate) prompts_from: Option<u32>,
@@ -69,6 +71,7 @@ impl Setup {
             tensors: Vec::new(),
             weights: Vec::new(),
             packed_for: None,
+            ready: None,
             steps: Vec::new(),
             prompts_from: None,
             caches: Vec::new(),
@@ -103,17 +106,21 @@ impl Setup {
         pack::packed_bytes(self.packed_for?, format, rows.into(), columns as usize)
     }
 
-    /// A tensor's bytes as the device gets them.
-    fn on_device(&self, kind: Kind, weight: &Weight, bytes: &[u8]) -> Vec<u8> {
-        let Some(packed_bytes) = self.packed_bytes(kind, weight) else { return bytes.to_vec() };
-        let mut packed = vec![0xff_u8; usize::try_from(packed_bytes).expect("small")];
-        let tiles = weight.rows as usize / pack::TILE_ROWS;
-        let rows = bytes.chunks_exact(bytes.len() / tiles);
-        let tile_bytes = packed.len() / tiles;
-        for (rows, tile) in rows.zip(packed.chunks_exact_mut(tile_bytes)) {
-            pack::pack(weight.format, weight.columns as usize, rows, tile);
+    /// A tensor's tiles, and how many of them are packed. What kernels may not read is poison: the others, and the packed ones'
+    /// rows in `file`.
+    fn tiles(&self, weight: &Weight, bytes: u64, file: &mut [u8]) -> (Vec<u8>, u32) {
+        let mut packed = vec![0xff_u8; usize::try_from(bytes).expect("small")];
+        let count = pack::tiles(weight.rows);
+        let some = self.seed + u64::from(weight.tensor + count + weight.columns / 64);
+        let ready = self.ready.map_or(count * (some % 3) as u32 / 2, |ready| ready.min(count));
+        let rows = file.len() / count as usize;
+        let tile_bytes = packed.len() / count as usize;
+        let tiles = file.chunks_exact_mut(rows).zip(packed.chunks_exact_mut(tile_bytes));
+        for (rows, tile) in tiles.take(ready as usize) {
+            pack::pack(Family::Portable, weight.format, weight.columns as usize, rows, tile);
+            rows.fill(0xff);
         }
-        packed
+        (packed, ready)
     }
 
     /// Random weights, see [`random_row`].
@@ -329,13 +336,23 @@ impl Setup {
 
     fn resources(&self, device: &dyn Device) -> Resources {
         let kind = device.info().kind;
-        let weights = self.tensors.iter().zip(&self.weights).map(|(bytes, weight)| {
-            let bytes = self.on_device(kind, weight, bytes);
+        let on_device = |bytes: &[u8]| {
             let span = alloc(device, bytes.len() as u64);
-            device.write(span, &bytes).expect("it fits");
+            device.write(span, bytes).expect("it fits");
             span
-        });
-        let packed = self.weights.iter().map(|weight| self.packed_bytes(kind, weight).is_some());
+        };
+        let (mut weights, mut spans, mut ready) = (Vec::new(), Vec::new(), Vec::new());
+        for (bytes, weight) in self.tensors.iter().zip(&self.weights) {
+            let mut file = bytes.clone();
+            let packed = self.packed_bytes(kind, weight);
+            let tiles = packed.map(|packed| self.tiles(weight, packed, &mut file));
+            ready.push(tiles.as_ref().map_or(u32::MAX, |(_, ready)| *ready));
+            spans.push(tiles.map(|(tiles, _)| on_device(&tiles)));
+            weights.push(on_device(&file));
+        }
+        let ready: Vec<u8> = ready.into_iter().flat_map(u32::to_le_bytes).collect();
+        let ready = on_device(&ready);
+        let tiles = self.packed_for.map(|_| Tiles { spans, ready, wanted: ready });
         let limits = self.limits();
         let inputs = Inputs { whole: poisoned(device, limits.bytes()), limits };
         self.write_sets(device, &inputs);
@@ -354,8 +371,7 @@ impl Setup {
         let known = samples.len().min(usize::try_from(sampled.bytes).expect("small"));
         device.write(sampled, &samples[..known]).expect("it fits");
         let caches = self.caches.iter().map(cache).collect();
-        let (weights, packed) = (weights.collect(), packed.collect());
-        Resources { weights, packed, inputs, caches, sampled }
+        Resources { weights, tiles, inputs, caches, sampled }
     }
 
     /// Sets of seen tokens, and for rows whose samplers ask for them the allowed ones and biases.

@@ -7,47 +7,53 @@ use crate::linear::pack::{TILE_ROWS, unpack_row};
 use hal::cpu::HostLaunch;
 
 struct Table<'a> {
-    bytes: &'a [u8],
     format: Format,
-    /// Of a row, or of a tile of rows.
-    stride: usize,
-    packed: bool,
     rows: usize,
+    /// As in the file.
+    bytes: &'a [u8],
+    tiles: &'a [u8],
+    /// So many tiles are packed.
+    ready: usize,
 }
 
 impl<'a> Table<'a> {
-    fn new(bytes: &'a [u8], args: &Args) -> Self {
-        let (rows, packed) = (args.rows as usize, args.packed == 1);
-        let stride = bytes.len() / if packed { rows / TILE_ROWS } else { rows };
-        Self { bytes, format: Format::ALL[args.format as usize], stride, packed, rows }
+    /// Span `at` is the table; its tiles and their count are two spans further.
+    fn new(launch: &'a HostLaunch<'_>, args: &Args, at: usize) -> Self {
+        // SAFETY: tables are only read by this launch.
+        let bytes = unsafe { launch.slice::<u8>(at) };
+        let (tiles, ready): (&[u8], _) = if args.packed == 1 {
+            // SAFETY: as above.
+            let ready = unsafe { launch.slice::<u32>(at + 3)[0] };
+            // SAFETY: as above.
+            (unsafe { launch.slice::<u8>(at + 2) }, ready as usize)
+        } else {
+            (&[], 0)
+        };
+        let (format, rows) = (Format::ALL[args.format as usize], args.rows as usize);
+        Self { format, rows, bytes, tiles, ready }
     }
 
     /// A row past the table is a bug of the caller; the last row keeps it from being a fault.
     fn dequantize(&self, row: u32, out: &mut [f32]) {
         let row = (row as usize).min(self.rows - 1);
-        let at = if self.packed { row / TILE_ROWS } else { row } * self.stride;
-        let bytes = &self.bytes[at..at + self.stride];
-        if self.packed {
-            unpack_row(self.format, bytes, row % TILE_ROWS, out);
-        } else {
-            self.format.dequantize(bytes, out);
+        let (tile, within) = (row / TILE_ROWS, row % TILE_ROWS);
+        if tile < self.ready {
+            let tile_bytes = self.tiles.len() / (self.rows / TILE_ROWS);
+            let tile = &self.tiles[tile * tile_bytes..][..tile_bytes];
+            return unpack_row(self.format, tile, within, out);
         }
+        let row_bytes = self.bytes.len() / self.rows;
+        self.format.dequantize(&self.bytes[row * row_bytes..][..row_bytes], out);
     }
 }
 
 pub(super) fn embed(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     let columns = args.columns as usize;
-    // SAFETY: spans 0 to 3 are only read by this launch.
-    let (counts, tokens, sampled, table) = unsafe {
-        (
-            launch.slice::<u32>(0),
-            launch.slice::<u32>(1),
-            launch.slice::<u32>(2),
-            launch.slice::<u8>(3),
-        )
-    };
-    let table = Table::new(table, &args);
+    // SAFETY: spans 0 to 2 are only read by this launch.
+    let (counts, tokens, sampled) =
+        unsafe { (launch.slice::<u32>(0), launch.slice::<u32>(1), launch.slice::<u32>(2)) };
+    let table = Table::new(launch, &args, 3);
     for t in launch.part(counts[0] as usize, 1) {
         let word = tokens[t];
         let id = if word & FEEDBACK == 0 { word } else { sampled[(word & !FEEDBACK) as usize] };
@@ -63,10 +69,9 @@ pub(super) fn embed(launch: &HostLaunch<'_>) {
 pub(super) fn positions(launch: &HostLaunch<'_>) {
     let args = Args::read_from(launch.constants());
     let columns = args.columns as usize;
-    // SAFETY: spans 0 to 2 are only read by this launch.
-    let (counts, positions, table) =
-        unsafe { (launch.slice::<u32>(0), launch.slice::<u32>(1), launch.slice::<u8>(2)) };
-    let table = Table::new(table, &args);
+    // SAFETY: spans 0 and 1 are only read by this launch.
+    let (counts, positions) = unsafe { (launch.slice::<u32>(0), launch.slice::<u32>(1)) };
+    let table = Table::new(launch, &args, 2);
     // SAFETY: scratch belongs to this thread.
     let row = unsafe { launch.scratch::<f32>().part(0..columns) };
     for t in launch.part(counts[0] as usize, 1) {

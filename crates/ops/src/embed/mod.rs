@@ -8,11 +8,11 @@ mod gpu;
 pub mod reference;
 
 use crate::Weight;
-use crate::record::{Recorder, RowsOf, Spread, Tensor, read, write};
+use crate::record::{Operand, Recorder, RowsOf, Spread, Tensor, read, write};
 
-/// Spans: counts, tokens, sampled, table, y.
+/// Spans: counts, tokens, sampled, table, y, and of a packed table its tiles and the word that tells how many are ready.
 pub static EMBED: hal::Program = hal::Program { name: "embed", host: Some(cpu::embed), gpu: None };
-/// Spans: counts, positions, table, y (updated).
+/// Spans: counts, positions, table, y (updated), then as [`EMBED`].
 pub static POSITIONS: hal::Program =
     hal::Program { name: "positions", host: Some(cpu::positions), gpu: None };
 
@@ -22,20 +22,24 @@ hal::args! {
         pub columns: u32,
         pub format: u32,
         pub rows: u32,
-        /// 1 when the table lies in packed tiles.
+        /// 1 when the table has packed tiles.
         pub packed: u32,
         pub scale: f32,
     }
 }
 
 fn args(to: &Recorder<'_>, table: &Weight, scale: f32) -> Args {
-    let (format, packed) = (table.format as u32, u32::from(to.weight_is_packed(table)));
+    let (format, packed) = (table.format as u32, u32::from(to.tiles(table).is_some()));
     Args { columns: table.columns, format, rows: table.rows, packed, scale }
+}
+
+fn tiles(to: &Recorder<'_>, table: &Weight) -> impl Iterator<Item = Operand> + use<> {
+    to.tiles(table).into_iter().flat_map(|(tiles, ready)| [read(tiles), read(ready)])
 }
 
 pub(crate) fn record(to: &mut Recorder<'_>, table: &Weight, scale: f32) -> Tensor {
     let y = to.tensor(RowsOf::Tokens, table.columns);
-    let operands = [
+    let mut operands = vec![
         to.counts(),
         read(to.resources.inputs.tokens()),
         read(to.resources.sampled),
@@ -46,6 +50,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, table: &Weight, scale: f32) -> Tenso
         gpu::launch(to, &gpu::EMBED, &operands, table, scale);
         return y;
     }
+    operands.extend(tiles(to, table));
     let spread = Spread { groups: to.bucket.tokens, ..Spread::default() };
     let args = args(to, table, scale);
     to.launch(&EMBED, &operands, spread, |image| args.write_to(image));
@@ -53,7 +58,7 @@ pub(crate) fn record(to: &mut Recorder<'_>, table: &Weight, scale: f32) -> Tenso
 }
 
 pub(crate) fn record_positions(to: &mut Recorder<'_>, x: &Tensor, table: &Weight) {
-    let operands = [
+    let mut operands = vec![
         to.counts(),
         read(to.resources.inputs.positions()),
         read(to.weight(table)),
@@ -63,6 +68,7 @@ pub(crate) fn record_positions(to: &mut Recorder<'_>, x: &Tensor, table: &Weight
         gpu::launch(to, &gpu::POSITIONS, &operands, table, 1.0);
         return;
     }
+    operands.extend(tiles(to, table));
     let scratch_bytes = 4 * table.columns;
     let spread = Spread { groups: to.bucket.tokens, scratch_bytes };
     let args = args(to, table, 1.0);

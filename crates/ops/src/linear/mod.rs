@@ -4,14 +4,16 @@
 //! x as int8 blocks (see [`crate::quantize`]) and multiply integers; float formats take x in f32.
 //!
 //! Weights of quantized formats may lie in packed tiles ([`pack`]), where a family of kernels (see [`crate::simd`]) multiplies
-//! them at the speed of memory or of the dot-product units. Other weights lie as in the file and go through [`blocks`], which
-//! also defines what codes, scales and offsets are.
+//! them at the speed of memory or of the dot-product units. Tiles that are not packed yet are packed for the moment, with the same
+//! bits. Other weights lie as in the file and go through [`blocks`], which also defines what codes, scales and offsets are.
 //!
 //! GPUs take weights as they lie in the file and x in f32: see [`gpu`].
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_pack;
 #[cfg(target_arch = "x86_64")]
 mod avx512_words;
 mod blocks;
@@ -26,6 +28,7 @@ mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_i8mm;
 pub mod pack;
+pub mod packing;
 pub mod reference;
 mod tiles;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -49,10 +52,11 @@ pub static FLOAT: hal::Program =
 pub static FLOAT_WORDS: hal::Program =
     hal::Program { name: "linear_float_words", host: Some(float_words::multiply), gpu: None };
 
-/// Spans: counts, panel, then as [`INTEGER`].
+/// Spans: counts, panel, then as [`INTEGER`] with tiles for W, then per matrix W as in the file and the word that tells how many
+/// tiles of its tensor are packed.
 pub static TILES: hal::Program =
     hal::Program { name: "linear_tiles", host: Some(tiles::from_panel), gpu: None };
-/// Spans: counts, x, then weight and bias of the norm if there is one, then as [`INTEGER`].
+/// Spans: counts, x, then weight and bias of the norm if there is one, then as [`TILES`] from the matrices on.
 pub static TILES_OF_ROWS: hal::Program =
     hal::Program { name: "linear_tiles_of_rows", host: Some(tiles::from_rows), gpu: None };
 
@@ -61,7 +65,7 @@ const PARTS: usize = 3;
 
 hal::args! {
     /// Arguments of all programs. `bias_mask` has a bit per matrix; `epilogue` is 0 store, 1 accumulate, 2 + i gate and
-    /// 5 + i activate with activation i. `norm` counts the norm's vectors; it, `layer` and `epsilon` are for
+    /// 5 + i activate with activation i. `first_tile` counts the tiles of the tensor before the matrix. `norm` counts the norm's vectors; it, `layer` and `epsilon` are for
     /// [`TILES_OF_ROWS`] only.
     pub struct Args {
         pub columns: u32,
@@ -75,6 +79,9 @@ hal::args! {
         pub format_0: u32,
         pub format_1: u32,
         pub format_2: u32,
+        pub first_tile_0: u32,
+        pub first_tile_1: u32,
+        pub first_tile_2: u32,
         pub family: u32,
         pub norm: u32,
         pub layer: u32,
@@ -122,7 +129,7 @@ const FORMS: [Form; 4] = [Form::Float, Form::FloatWords, Form::Integer, Form::Ti
 impl Form {
     fn of(to: &Recorder<'_>, x: &Tensor, linear: &Linear) -> Self {
         let prompts = x.rows_of == RowsOf::Tokens && to.capacity(x.rows_of) > FUSED_TOKENS;
-        if to.weight_is_packed(&linear.weight) {
+        if to.tiles(&linear.weight).is_some() {
             Self::Tiles
         } else if prompts && float_words::fits(to.family, &linear.weight) {
             Self::FloatWords
@@ -265,15 +272,24 @@ fn launch(
     let input = Input::new(to, form, x, norm);
     let mut operands = vec![to.counts()];
     operands.extend(input.operands(to));
-    let (mut rows, mut formats, mut bias_mask) = ([0; PARTS], [0; PARTS], 0);
+    let (mut rows, mut formats, mut first_tiles) = ([0; PARTS], [0; PARTS], [0; PARTS]);
+    let mut bias_mask = 0;
     for (i, (linear, y)) in parts.iter().enumerate() {
         assert_eq!(linear.weight.columns, x.columns, "the loader checked the shapes");
         (rows[i], formats[i]) = (linear.weight.rows, linear.weight.format as u32);
+        first_tiles[i] = pack::tiles(linear.weight.first_row);
         bias_mask |= u32::from(linear.bias.is_some()) << i;
-        operands.extend([read(to.weight(&linear.weight)), write(y.room.place())]);
+        let tiles = to.tiles(&linear.weight).map(|(tiles, _)| tiles);
+        let weight = tiles.unwrap_or_else(|| to.weight(&linear.weight));
+        operands.extend([read(weight), write(y.room.place())]);
     }
     let biases = parts.iter().filter_map(|(linear, _)| linear.bias.as_ref());
     operands.extend(biases.map(|bias| read(to.weight(bias))));
+    for (linear, _) in parts {
+        if let Some((_, ready)) = to.tiles(&linear.weight) {
+            operands.extend([read(to.weight(&linear.weight)), read(ready)]);
+        }
+    }
     let args = Args {
         columns: x.columns,
         count_index: x.rows_of.count_index(),
@@ -286,11 +302,16 @@ fn launch(
         format_0: formats[0],
         format_1: formats[1],
         format_2: formats[2],
+        first_tile_0: first_tiles[0],
+        first_tile_1: first_tiles[1],
+        first_tile_2: first_tiles[2],
         family: to.family.code(),
         norm: input.norm().map_or(0, |norm| 1 + u32::from(norm.bias.is_some())),
         layer: u32::from(input.norm().is_some_and(|norm| norm.kind == NormKind::Layer)),
         epsilon: input.norm().map_or(0.0, |norm| norm.epsilon),
     };
+    let room = parts.iter().map(|(linear, _)| tiles::room_bytes(linear.weight.format, x.columns));
+    let room = if form == Form::Tiles { room.max().unwrap_or(0) } else { 0 };
     let (program, scratch_bytes) = match (form, &input) {
         (Form::Float, _) => (&FLOAT, 4 * x.columns),
         (Form::FloatWords, _) => {
@@ -299,10 +320,11 @@ fn launch(
         }
         (Form::Integer, _) => (&INTEGER, cpu::scratch_bytes(x.columns)),
         (Form::Tiles, Input::Panel(_)) => {
-            (&TILES, tiles::words_scratch_bytes(to.family, x.columns))
+            (&TILES, room + tiles::words_scratch_bytes(to.family, x.columns))
         }
         (Form::Tiles, _) => {
-            (&TILES_OF_ROWS, tiles::fused_scratch_bytes(to.capacity(x.rows_of), x.columns))
+            let panel = tiles::fused_scratch_bytes(to.capacity(x.rows_of), x.columns);
+            (&TILES_OF_ROWS, room + panel)
         }
     };
     let spread = Spread { groups: rows.iter().sum(), scratch_bytes };

@@ -1,4 +1,4 @@
-//! Packed tiles: quantized weights as the dot-product kernels want to read them, made once when a model is loaded.
+//! Packed tiles: quantized weights as the dot-product kernels want to read them.
 //!
 //! A tile is 16 rows; a tile is a run of units; a unit is 64 columns of a format with blocks of 32, or 256 columns of a format
 //! with blocks of 256. Tiles follow each other in the order of rows, so a thread streams its rows as one piece of memory.
@@ -32,11 +32,17 @@
 //! A plane holds one bit per code: in Q5_0 and Q5_1 bit i of a byte belongs to the code at this byte of step i; in the K formats
 //! bit g belongs to this place of group g, as in the file. The 6-bit scales of Q3_K, Q4_K, Q5_K and IQ4_XS get a byte each:
 //! the only growth, at most 3.6 %. Zeros keep the nibbles on cache lines.
-use crate::format::{Format, iq4, k};
+use crate::format::Format;
 use crate::simd::Family;
 
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
+
+/// How many tiles so many rows are.
+#[must_use]
+pub const fn tiles(rows: u32) -> u32 {
+    rows / 16
+}
 
 /// Size of a packed unit.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +81,12 @@ pub fn packed_bytes(family: Family, format: Format, rows: u64, columns: usize) -
     tiles_bytes(format, rows, columns)
 }
 
+/// Whether a family packs so fast that the first steps may well do it for the moment.
+#[must_use]
+pub const fn is_quick(family: Family) -> bool {
+    matches!(family, Family::Avx512Vnni)
+}
+
 /// As [`packed_bytes`], whatever the family.
 pub(crate) fn tiles_bytes(format: Format, rows: u64, columns: usize) -> Option<u64> {
     let unit = unit(format)?;
@@ -82,19 +94,30 @@ pub(crate) fn tiles_bytes(format: Format, rows: u64, columns: usize) -> Option<u
     whole.then(|| rows / TILE_ROWS as u64 * (columns / unit.columns * unit.bytes) as u64)
 }
 
-/// Packs 16 rows, which lie as in the file, into one tile. Tiles are independent: a loader may pack them in parallel.
+/// Packs 16 rows, which lie as in the file, into one tile, with the instructions of `family`. Tiles are independent: they may be
+/// packed in parallel.
 ///
 /// # Panics
 /// When `rows` or `tile` has another length than the shape asks for, or [`packed_bytes`] has none for it.
-pub fn pack(format: Format, columns: usize, rows: &[u8], tile: &mut [u8]) {
+pub fn pack(family: Family, format: Format, columns: usize, rows: &[u8], tile: &mut [u8]) {
     let row_bytes = checked(format, columns, tile);
     assert_eq!(rows.len(), TILE_ROWS * row_bytes, "16 rows as in the file");
-    let unit = unit(format).expect("checked");
-    let blocks = unit.columns / format.block_elements() * format.block_bytes();
-    for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
-        for (from, to) in row.chunks_exact(blocks).zip(tile.chunks_exact_mut(unit.bytes)) {
-            Moved { to, r }.pack(format, from);
-        }
+    match family {
+        #[cfg(target_arch = "x86_64")]
+        Family::Avx512Vnni => super::avx512_pack::pack(format, rows, tile),
+        _ => pack_with::<FourBytes>(format, rows, tile),
+    }
+}
+
+/// Packs 16 rows; their lengths are right.
+#[inline(always)]
+pub(super) fn pack_with<S: Spread>(format: Format, rows: &[u8], tile: &mut [u8]) {
+    let unit = unit(format).expect("a packed format");
+    let bytes = unit.columns / format.block_elements() * format.block_bytes();
+    let stride = rows.len() / TILE_ROWS;
+    for (i, to) in tile.chunks_exact_mut(unit.bytes).enumerate() {
+        S::expect(rows, i * TILE_ROWS * bytes, TILE_ROWS * bytes);
+        pack_unit::<S>(format, Rows { bytes: &rows[i * bytes..], stride }, to);
     }
 }
 
@@ -121,138 +144,223 @@ fn checked(format: Format, columns: usize, tile: &[u8]) -> usize {
     format.row_bytes(columns).expect("units are whole blocks")
 }
 
-/// Where row `r` of a unit goes.
-struct Moved<'a> {
-    to: &'a mut [u8],
-    r: usize,
+/// Blocks of 16 rows as in the file, from somewhere in the first row on.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) bytes: &'a [u8],
+    /// From row to row.
+    pub(super) stride: usize,
 }
 
-impl Moved<'_> {
-    fn pack(&mut self, format: Format, from: &[u8]) {
-        match format {
-            Format::Q4_0 | Format::Iq4Nl => self.blocks::<18>(from, |to, p, b| {
-                to.half(32 * p, &b[..2]);
-                to.spread(64 + 256 * p, &b[2..]);
-            }),
-            Format::Q4_1 => self.blocks::<20>(from, |to, p, b| {
-                to.half(32 * p, &b[..2]);
-                to.half(64 + 32 * p, &b[2..4]);
-                to.spread(128 + 256 * p, &b[4..]);
-            }),
-            Format::Q5_0 => self.blocks::<22>(from, |to, p, b| {
-                to.half(32 * p, &b[..2]);
-                to.spread(64 + 256 * p, &b[6..]);
-                to.plane(576 + 64 * p, &b[2..6]);
-            }),
-            Format::Q5_1 => self.blocks::<24>(from, |to, p, b| {
-                to.half(32 * p, &b[..2]);
-                to.half(64 + 32 * p, &b[2..4]);
-                to.spread(128 + 256 * p, &b[8..]);
-                to.plane(640 + 64 * p, &b[4..8]);
-            }),
-            Format::Q8_0 => self.blocks::<34>(from, |to, p, b| {
-                to.half(32 * p, &b[..2]);
-                let mut codes = [0; 32];
-                codes.iter_mut().zip(&b[2..]).for_each(|(to, code)| *to = code ^ 0x80);
-                to.spread(64 + 512 * p, &codes);
-            }),
-            Format::Mxfp4 => self.blocks::<17>(from, |to, p, b| {
-                to.to[16 * p + to.r] = b[0];
-                to.spread(32 + 256 * p, &b[1..]);
-            }),
-            _ => self.pack_k(format, from),
+/// Four bytes of each row.
+type Words = [u32; TILE_ROWS];
+
+/// How bytes of 16 rows become vectors of 4 bytes of each row.
+pub(super) trait Spread {
+    /// `bytes` bytes of each row, a multiple of 16.
+    fn spread(from: Rows<'_>, bytes: usize, to: &mut [u8]);
+    /// 16 bytes of each row.
+    fn words(from: Rows<'_>) -> [Words; 4];
+    /// Tells that the rows after these will be wanted, of which this is the time for `bytes` from `at` on.
+    fn expect(rows: &[u8], at: usize, bytes: usize);
+}
+
+/// On every processor.
+struct FourBytes;
+
+impl Spread for FourBytes {
+    fn spread(from: Rows<'_>, bytes: usize, to: &mut [u8]) {
+        for (r, row) in from.bytes.chunks(from.stride).take(TILE_ROWS).enumerate() {
+            let steps = row[..bytes].as_chunks::<4>().0;
+            for (to, four) in to.as_chunks_mut::<64>().0.iter_mut().zip(steps) {
+                to[4 * r..4 * r + 4].copy_from_slice(four);
+            }
         }
     }
 
-    fn pack_k(&mut self, format: Format, b: &[u8]) {
-        match format {
-            Format::Q2K => {
-                self.half(0, &b[80..82]);
-                self.half(32, &b[82..84]);
-                self.bytes(64, &b[..16]);
-                self.spread(320, &b[16..80]);
-            }
-            Format::Q3K => {
-                self.half(0, &b[108..110]);
-                let packed = b[96..108].first_chunk().expect("12 bytes");
-                let scales: [u8; 16] =
-                    std::array::from_fn(|g| k::q3_scale(packed, g).cast_unsigned());
-                self.bytes(32, &scales);
-                self.spread(288, &b[32..96]);
-                self.spread(1312, &b[..32]);
-            }
-            Format::Q4K | Format::Q5K => {
-                self.half(0, &b[..2]);
-                self.half(32, &b[2..4]);
-                let packed = b[4..16].first_chunk().expect("12 bytes");
-                for group in 0..8 {
-                    let (scale, min) = k::scale_min(packed, group);
-                    self.to[64 + 16 * group + self.r] = scale;
-                    self.to[192 + 16 * group + self.r] = min;
-                }
-                let nibbles = b.len() - 128;
-                self.spread(320, &b[nibbles..]);
-                if format == Format::Q5K {
-                    self.spread(2368, &b[16..48]);
-                }
-            }
-            Format::Q6K => {
-                self.half(0, &b[208..210]);
-                self.bytes(64, &b[192..208]);
-                self.spread(320, &b[..128]);
-                self.spread(2368, &b[128..192]);
-            }
-            Format::Iq4Xs => {
-                self.half(0, &b[..2]);
-                let (high, low) = (u16::from_le_bytes([b[2], b[3]]), [b[4], b[5], b[6], b[7]]);
-                let scales: [u8; 8] =
-                    std::array::from_fn(|g| iq4::xs_scale(high, low, g).cast_unsigned());
-                self.bytes(64, &scales);
-                self.spread(192, &b[8..]);
-            }
-            _ => unreachable!("the other formats have blocks of 32 or none"),
-        }
+    fn words(from: Rows<'_>) -> [Words; 4] {
+        let word = |at: usize, r: usize| {
+            let bytes = &from.bytes[r * from.stride + at..][..4];
+            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        };
+        [0, 4, 8, 12].map(|at| std::array::from_fn(|r| word(at, r)))
     }
 
-    fn blocks<const BYTES: usize>(
-        &mut self,
-        from: &[u8],
-        mut block: impl FnMut(&mut Self, usize, &[u8; BYTES]),
-    ) {
-        for (p, b) in from.as_chunks::<BYTES>().0.iter().enumerate() {
-            block(self, p, b);
-        }
-    }
+    /// Processors find the next rows themselves.
+    fn expect(_: &[u8], _: usize, _: usize) {}
+}
 
-    /// Two bytes of this row in a group of 16 x f16 at `at`.
-    fn half(&mut self, at: usize, half: &[u8]) {
-        self.to[at + 2 * self.r..][..2].copy_from_slice(half);
-    }
-
-    /// One byte of this row in each of some groups of 16 bytes from `at` on.
-    fn bytes(&mut self, at: usize, bytes: &[u8]) {
-        for (to, byte) in self.to[at + self.r..].iter_mut().step_by(TILE_ROWS).zip(bytes) {
-            *to = *byte;
-        }
-    }
-
-    /// Four bytes of this row in each of some vectors from `at` on.
+impl Rows<'_> {
     #[inline(always)]
-    fn spread(&mut self, at: usize, bytes: &[u8]) {
-        let steps = bytes.as_chunks::<4>().0;
-        let to = &mut self.to[at..at + 64 * steps.len()];
-        for (to, four) in to.as_chunks_mut::<64>().0.iter_mut().zip(steps) {
-            to[4 * self.r..4 * self.r + 4].copy_from_slice(four);
-        }
+    fn from(self, at: usize) -> Self {
+        Rows { bytes: &self.bytes[at..], ..self }
     }
+}
 
-    /// A plane from 32 bits in the order of the codes.
-    fn plane(&mut self, at: usize, bits: &[u8]) {
-        let bits = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
-        for c in 0..4 {
-            let place = (0..8).fold(0, |byte, i| byte | (bits >> (4 * i + c) & 1) << i);
-            self.to[at + 4 * self.r + c] = place.to_le_bytes()[0];
+/// Writes two bytes of each row, from bit `shift` of its word on.
+#[inline(always)]
+fn halves(words: &Words, shift: u32, to: &mut [u8]) {
+    for (word, to) in words.iter().zip(to.as_chunks_mut::<2>().0) {
+        let [low, high, ..] = (word >> shift).to_le_bytes();
+        *to = [low, high];
+    }
+}
+
+/// Words that begin two bytes into `low`.
+#[inline(always)]
+fn between(low: &Words, high: &Words) -> Words {
+    let mut words = [0; TILE_ROWS];
+    for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
+        *word = low >> 16 | high << 16;
+    }
+    words
+}
+
+/// Writes the low byte of a number of each row as group `index`.
+macro_rules! group {
+    ($to:expr, $index:expr, |$r:ident| $number:expr) => {
+        for ($r, to) in $to[TILE_ROWS * $index..][..TILE_ROWS].iter_mut().enumerate() {
+            *to = ($number).to_le_bytes()[0];
         }
+    };
+}
+
+/// Writes 16 bytes of each row as 16 groups of a byte of each row.
+#[inline(always)]
+fn bytes_as_groups(words: &[Words; 4], to: &mut [u8]) {
+    for g in 0..16 {
+        let (words, shift) = (&words[g / 4], 8 * (g % 4));
+        group!(to, g, |r| words[r] >> shift);
+    }
+}
+
+#[inline(always)]
+fn pack_unit<S: Spread>(format: Format, rows: Rows<'_>, to: &mut [u8]) {
+    if format.block_elements() == 32 {
+        pack_block::<S>(format, rows, 0, to);
+        return pack_block::<S>(format, rows.from(format.block_bytes()), 1, to);
+    }
+    // A closure would not be compiled with the features of the function it stands in.
+    macro_rules! spread {
+        ($at:literal, $bytes:literal, $start:literal) => {
+            S::spread(rows.from($at), $bytes, &mut to[$start..$start + TILE_ROWS * $bytes])
+        };
+    }
+    match format {
+        Format::Q2K => {
+            spread!(16, 64, 320);
+            let [_, _, _, scales] = S::words(rows.from(68));
+            halves(&scales, 0, to);
+            halves(&scales, 16, &mut to[32..]);
+            bytes_as_groups(&S::words(rows), &mut to[64..]);
+        }
+        Format::Q3K => {
+            spread!(32, 64, 288);
+            spread!(0, 32, 1312);
+            let [a, b, c, d] = S::words(rows.from(94));
+            halves(&d, 16, to);
+            pack_q3_scales([between(&a, &b), between(&b, &c), between(&c, &d)], &mut to[32..]);
+        }
+        Format::Q4K => {
+            spread!(16, 128, 320);
+            pack_scales_mins(&S::words(rows), to);
+        }
+        Format::Q5K => {
+            spread!(48, 128, 320);
+            spread!(16, 32, 2368);
+            pack_scales_mins(&S::words(rows), to);
+        }
+        Format::Q6K => {
+            spread!(0, 128, 320);
+            spread!(128, 64, 2368);
+            halves(&S::words(rows.from(194))[3], 16, to);
+            bytes_as_groups(&S::words(rows.from(192)), &mut to[64..]);
+        }
+        Format::Iq4Xs => {
+            spread!(8, 128, 192);
+            let [high, low, ..] = S::words(rows);
+            halves(&high, 0, to);
+            for g in 0..8 {
+                group!(to[64..], g, |r| {
+                    let bits = (high[r] >> (16 + 2 * g) & 3) << 4 | low[r] >> (4 * g) & 15;
+                    bits.wrapping_sub(32)
+                });
+            }
+        }
+        _ => unreachable!("the other formats have blocks of 32 or none"),
+    }
+}
+
+/// Block `p` (0 or 1) of a unit with blocks of 32.
+#[inline(always)]
+fn pack_block<S: Spread>(format: Format, rows: Rows<'_>, p: usize, to: &mut [u8]) {
+    let [first, second, ..] = S::words(rows);
+    if format == Format::Mxfp4 {
+        group!(to, p, |r| first[r]);
+        return S::spread(rows.from(1), 16, &mut to[32 + 256 * p..][..256]);
+    }
+    halves(&first, 0, &mut to[32 * p..]);
+    match format {
+        Format::Q4_1 => {
+            halves(&first, 16, &mut to[64 + 32 * p..]);
+            S::spread(rows.from(4), 16, &mut to[128 + 256 * p..][..256]);
+        }
+        Format::Q5_0 => {
+            S::spread(rows.from(6), 16, &mut to[64 + 256 * p..][..256]);
+            pack_plane(&between(&first, &second), &mut to[576 + 64 * p..]);
+        }
+        Format::Q5_1 => {
+            halves(&first, 16, &mut to[64 + 32 * p..]);
+            S::spread(rows.from(8), 16, &mut to[128 + 256 * p..][..256]);
+            pack_plane(&second, &mut to[640 + 64 * p..]);
+        }
+        Format::Q8_0 => {
+            let to = &mut to[64 + 512 * p..][..512];
+            S::spread(rows.from(2), 32, to);
+            to.iter_mut().for_each(|code| *code ^= 0x80);
+        }
+        _ => S::spread(rows.from(2), 16, &mut to[64 + 256 * p..][..256]),
+    }
+}
+
+/// [`crate::format::k::q3_scale`] of the 12 bytes of each row.
+#[inline(always)]
+fn pack_q3_scales(packed: [Words; 3], to: &mut [u8]) {
+    for g in 0..16 {
+        let (low, high, byte) = (&packed[g / 4 % 2], &packed[2], 8 * (g % 4));
+        group!(to, g, |r| {
+            let high = high[r] >> (byte + 2 * (g / 4)) & 3;
+            (high << 4 | low[r] >> (byte + 4 * (g / 8)) & 15).wrapping_sub(32)
+        });
+    }
+}
+
+/// d, dmin and [`crate::format::k::scale_min`] of the 16 bytes of each row.
+#[inline(always)]
+fn pack_scales_mins([d, scales, mins, rest]: &[Words; 4], to: &mut [u8]) {
+    halves(d, 0, to);
+    halves(d, 16, &mut to[32..]);
+    let (to_scales, to_mins) = to[64..].split_at_mut(128);
+    for g in 0..4 {
+        let byte = 8 * g;
+        group!(to_scales, g, |r| scales[r] >> byte & 63);
+        group!(to_mins, g, |r| mins[r] >> byte & 63);
+        group!(to_scales, g + 4, |r| rest[r] >> byte & 15 | scales[r] >> byte >> 2 & 0x30);
+        group!(to_mins, g + 4, |r| rest[r] >> byte >> 4 & 15 | mins[r] >> byte >> 2 & 0x30);
+    }
+}
+
+/// Planes from 32 bits in the order of the codes: bit `4 i + c` goes to bit i of byte c. The five bits of a bit's number are
+/// permuted by four exchanges (Knuth, The Art of Computer Programming, 7.1.3).
+#[inline(always)]
+fn pack_plane(bits: &Words, to: &mut [u8]) {
+    for (bits, to) in bits.iter().zip(to.as_chunks_mut::<4>().0) {
+        let mut plane = *bits;
+        for (shift, mask) in [(14, 0xcccc), (7, 0x00aa_00aa), (2, 0x0c0c_0c0c), (1, 0x2222_2222)] {
+            let differ = (plane ^ plane >> shift) & mask;
+            plane ^= differ ^ differ << shift;
+        }
+        *to = plane.to_le_bytes();
     }
 }
 
@@ -385,18 +493,19 @@ mod tests {
 
     #[test]
     fn a_packed_row_reads_back_as_the_file_has_it() {
-        for format in Format::ALL {
+        let families = Family::ALL.into_iter().filter(|family| family.runs_here());
+        for (family, format) in families.flat_map(|f| Format::ALL.map(|format| (f, format))) {
             for columns in [64, 256, 576, 2048] {
                 let Some(bytes) = tiles_bytes(format, 16, columns) else { continue };
                 let mut tile = vec![0xff; usize::try_from(bytes).expect("small")];
                 let rows: Vec<u8> =
                     (0..16).flat_map(|seed| random_row(format, columns, seed)).collect();
-                pack(format, columns, &rows, &mut tile);
+                pack(family, format, columns, &rows, &mut tile);
                 let (mut expected, mut found) = (vec![0.0; columns], vec![0.0; columns]);
                 for (r, row) in rows.chunks_exact(rows.len() / 16).enumerate() {
                     format.dequantize(row, &mut expected);
                     unpack_row(format, &tile, r, &mut found);
-                    assert_eq!(expected, found, "{format}, {columns} columns, row {r}");
+                    assert_eq!(expected, found, "{family} {format}, {columns} columns, row {r}");
                 }
             }
         }

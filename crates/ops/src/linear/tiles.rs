@@ -1,6 +1,6 @@
 //! `linear` over packed tiles: splits the work between threads and walks it; the products are a family's.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
-use super::pack::{TILE_ROWS, Unit, unit};
+use super::pack::{TILE_ROWS, Unit, pack, unit};
 use super::{Args, PARTS};
 use crate::Epilogue;
 use crate::format::Format;
@@ -34,28 +34,33 @@ pub(super) const fn has_kernels(family: Family) -> bool {
     !matches!(family, Family::Portable) && family.is_of_this_architecture()
 }
 
-/// Kernels for 1, 2, 4, 8 and 16 tokens if the format is packed, and for prompts if the family has those.
-type Kernels = (Option<[TileKernel; 5]>, Option<PromptKernels>);
+/// What a family has for a format.
+#[derive(Default)]
+struct Kernels {
+    /// For 1, 2, 4, 8 and 16 tokens, if the format is packed.
+    tiles: Option<[TileKernel; 5]>,
+    prompts: Option<PromptKernels>,
+}
 
 fn kernels(family: Family, format: Format) -> Kernels {
+    let only = |tiles| Kernels { tiles: Some(tiles), ..Kernels::default() };
     match family {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni if super::is_float(format) => {
-            (None, Some(super::avx512_words::float_kernels(format)))
+            let prompts = super::avx512_words::float_kernels(format);
+            Kernels { prompts: Some(prompts), ..Kernels::default() }
         }
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => {
-            let (kernels, prompt) = super::units::of_format::<super::avx512::Avx512>(format);
-            (Some(kernels), Some(prompt))
+            let (tiles, prompts) = super::units::of_format::<super::avx512::Avx512>(format);
+            Kernels { tiles: Some(tiles), prompts: Some(prompts) }
         }
         #[cfg(target_arch = "x86_64")]
-        Family::Avx2 => (Some(super::units::of_format::<super::avx2::Avx2>(format)), None),
+        Family::Avx2 => only(super::units::of_format::<super::avx2::Avx2>(format)),
         #[cfg(target_arch = "aarch64")]
-        Family::NeonDotprod => {
-            (Some(super::units::of_format::<super::neon::Dotprod>(format)), None)
-        }
+        Family::NeonDotprod => only(super::units::of_format::<super::neon::Dotprod>(format)),
         #[cfg(target_arch = "aarch64")]
-        Family::NeonI8mm => (Some(super::units::of_format::<super::neon_i8mm::I8mm>(format)), None),
+        Family::NeonI8mm => only(super::units::of_format::<super::neon_i8mm::I8mm>(format)),
         _ => panic!("{family} has no kernels for tiles of {format}: the recorder asks first"),
     }
 }
@@ -88,11 +93,25 @@ pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
     u32::try_from(blocks * PAIR_BYTES).expect("a few rows")
 }
 
+/// Scratch of one thread for a tile that it packs for the moment.
+pub(super) fn room_bytes(format: Format, columns: u32) -> u32 {
+    let Some(unit) = unit(format) else { return 0 };
+    let bytes = columns as usize / unit.columns * unit.bytes;
+    u32::try_from(bytes.next_multiple_of(64)).expect("a few rows")
+}
+
 /// One matrix of the launch.
 struct Part<'a> {
-    kernels: Option<[TileKernel; 5]>,
-    prompt: Option<PromptKernels>,
+    kernels: Kernels,
+    /// Packed tiles, or of float formats rows as in the file.
     weight: &'a [u8],
+    /// Rows as in the file, where not all tiles are packed.
+    rows: &'a [u8],
+    /// So many tiles are packed.
+    ready: usize,
+    family: Family,
+    format: Format,
+    columns: usize,
     tile_bytes: usize,
     units: usize,
     /// Tiles of 16 rows.
@@ -102,15 +121,27 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn tile(&self, index: usize) -> &[u8] {
-        &self.weight[index * self.tile_bytes..][..self.tile_bytes]
+    /// Tile `index`, packed into `room` if it is not ready.
+    fn tile<'b>(&'b self, index: usize, room: &'b mut [u8]) -> &'b [u8] {
+        if index < self.ready {
+            return &self.weight[index * self.tile_bytes..][..self.tile_bytes];
+        }
+        let (tile, bytes) = (&mut room[..self.tile_bytes], self.rows.len() / self.tiles);
+        let rows = &self.rows[index * bytes..][..bytes];
+        pack(self.family, self.format, self.columns, rows, tile);
+        tile
     }
 
     /// Products of tile `index` with a tile of tokens.
-    fn multiply(&self, index: usize, panel: &[u8], width: usize, out: &mut Products) {
-        let tile = self.tile(index);
-        let kernels = self.kernels.expect("only prompts meet rows as in the file");
-        let kernel = kernels[width.trailing_zeros() as usize];
+    fn multiply(
+        &self,
+        index: usize,
+        (panel, width): (&[u8], usize),
+        room: &mut [u8],
+        out: &mut Products,
+    ) {
+        let tiles = self.kernels.tiles.expect("only prompts meet rows as in the file");
+        let (kernel, tile) = (tiles[width.trailing_zeros() as usize], self.tile(index, room));
         // SAFETY: the kernels are the host's; the tile is whole; the caller cut the panel for this width.
         unsafe { kernel(tile.as_ptr(), self.units, panel.as_ptr(), out.0.as_mut_ptr()) };
     }
@@ -164,13 +195,18 @@ struct Work<'a> {
     rows: Rows,
     columns: usize,
     panel: &'a [u8],
+    /// Bytes of scratch for a tile that is not packed.
+    room: usize,
 }
 
 fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<Part<'a>>; PARTS] {
-    let rows = [args.rows_0, args.rows_1, args.rows_2];
+    let heights = [args.rows_0, args.rows_1, args.rows_2];
     let formats = [args.format_0, args.format_1, args.format_2];
     let (count, columns) = (args.parts as usize, args.columns as usize);
+    let first_tiles = [args.first_tile_0, args.first_tile_1, args.first_tile_2];
     let mut bias_at = first + 2 * count;
+    let file_at = bias_at + args.bias_mask.count_ones() as usize;
+    let family = Family::from_code(args.family);
     let mut part = |i: usize| {
         let format = Format::ALL[formats[i] as usize];
         let has_bias = args.bias_mask >> i & 1 == 1;
@@ -179,15 +215,29 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
         bias_at += usize::from(has_bias);
         let Unit { columns: unit_columns, bytes: unit_bytes } = unit_of(format);
         let units = columns / unit_columns;
-        let (kernels, prompt) = kernels(Family::from_code(args.family), format);
+        let kernels = kernels(family, format);
+        // SAFETY: as above.
+        let weight = unsafe { launch.slice::<u8>(first + 2 * i) };
+        let (rows, ready) = if kernels.tiles.is_some() {
+            // SAFETY: as above.
+            let ready = unsafe { launch.slice::<u32>(file_at + 2 * i + 1)[0] };
+            // SAFETY: as above.
+            let rows = unsafe { launch.slice::<u8>(file_at + 2 * i) };
+            (rows, ready.saturating_sub(first_tiles[i]) as usize)
+        } else {
+            (weight, usize::MAX)
+        };
         Part {
             kernels,
-            prompt,
-            // SAFETY: as above.
-            weight: unsafe { launch.slice::<u8>(first + 2 * i) },
+            weight,
+            rows,
+            ready,
+            family,
+            format,
+            columns,
             tile_bytes: units * unit_bytes,
             units,
-            tiles: rows[i] as usize / TILE_ROWS,
+            tiles: heights[i] as usize / TILE_ROWS,
             bias,
             y: launch.shared::<f32>(first + 2 * i + 1),
         }
@@ -235,8 +285,10 @@ pub(super) fn from_rows(launch: &HostLaunch<'_>) {
         return;
     }
     let tile = panel::token_tile(0, tokens);
-    // SAFETY: scratch belongs to this thread.
-    let panel = unsafe { launch.scratch::<u8>().part(0..panel::tile_bytes(tile, columns)) };
+    let room = room(&args);
+    // SAFETY: scratch belongs to this thread; its beginning is for weights.
+    let panel =
+        unsafe { launch.scratch::<u8>().part(room..room + panel::tile_bytes(tile, columns)) };
     let family = Family::from_code(args.family);
     panel::quantize_tile(family, &x[..tokens * columns], norm, tile, panel);
     let rows = Rows { all: tokens, exact: tokens };
@@ -256,8 +308,18 @@ fn run<'a>(
         rows,
         columns: args.columns as usize,
         panel,
+        room: room(args),
     }
     .run(launch);
+}
+
+/// Scratch for the largest tile of the launch.
+fn room(args: &Args) -> usize {
+    let formats = [args.format_0, args.format_1, args.format_2].into_iter();
+    let room = formats
+        .take(args.parts as usize)
+        .map(|format| room_bytes(Format::ALL[format as usize], args.columns));
+    room.max().unwrap_or(0) as usize
 }
 
 impl Work<'_> {
@@ -276,7 +338,7 @@ impl Work<'_> {
                 let group = self.group(item % groups, paired);
                 let first = item / groups * chunk;
                 let last = (first + chunk).min(tiles);
-                self.exact(group, first..last.min(exact), &mut products);
+                self.exact(launch, group, first..last.min(exact), &mut products);
                 let prompts = first.max(exact) - exact..last.max(exact) - exact;
                 self.prompt(launch, group, prompts, &mut products);
             }
@@ -285,7 +347,7 @@ impl Work<'_> {
 
     /// Tiles of tokens that continue an answer; of matrices as in the file those are not multiplied here.
     fn exact_tiles(&self) -> usize {
-        let packed = self.parts.iter().flatten().all(|part| part.kernels.is_some());
+        let packed = self.parts.iter().flatten().all(|part| part.kernels.tiles.is_some());
         if packed { self.rows.tiles() } else { 0 }
     }
 
@@ -298,12 +360,20 @@ impl Work<'_> {
     }
 
     /// Products of a group with tiles of tokens that continue an answer.
-    fn exact(&self, group: Group<'_>, tiles: std::ops::Range<usize>, products: &mut [Products; 2]) {
+    fn exact(
+        &self,
+        launch: &HostLaunch<'_>,
+        group: Group<'_>,
+        tiles: std::ops::Range<usize>,
+        products: &mut [Products; 2],
+    ) {
+        // SAFETY: scratch belongs to this thread, and the slice of an earlier group is no longer used.
+        let room = unsafe { launch.scratch::<u8>().part(0..self.room) };
         for t in tiles {
             let tile = panel::token_tile(t, self.rows.exact);
             let panel = self.panel_of(t, tile);
             for ((part, index), out) in group.members().zip(&mut *products) {
-                part.multiply(index, panel, tile.width, out);
+                part.multiply(index, (panel, tile.width), room, out);
             }
             self.finish(group, tile, products);
         }
@@ -322,12 +392,16 @@ impl Work<'_> {
         }
         let blocks = self.columns / words::BLOCK;
         // SAFETY: scratch belongs to this thread, and the slice of an earlier group is no longer used.
-        let weights = unsafe { launch.scratch::<u8>().part(0..blocks * PAIR_BYTES) };
-        let kernels = |part: &Part<'_>| part.prompt.expect("only such families have rows of words");
+        let scratch = unsafe { launch.scratch::<u8>().part(0..self.room + blocks * PAIR_BYTES) };
+        let (room, weights) = scratch.split_at_mut(self.room);
+        let kernels =
+            |part: &Part<'_>| part.kernels.prompts.expect("only such families have rows of words");
         for (which, (part, index)) in group.members().enumerate() {
             let PromptKernels { unpack, .. } = kernels(part);
             // SAFETY: the kernels are the host's; the tile is whole, and scratch has room for a pair's blocks.
-            unsafe { unpack(part.tile(index).as_ptr(), part.units, which, weights.as_mut_ptr()) };
+            unsafe {
+                unpack(part.tile(index, room).as_ptr(), part.units, which, weights.as_mut_ptr());
+            };
         }
         let PromptKernels { multiply, .. } = kernels(group.first.0);
         for t in tiles {

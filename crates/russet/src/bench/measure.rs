@@ -105,6 +105,7 @@ impl Measured {
     ) -> Result<Self, Error> {
         let plans = engine.plan_summary()?;
         let ids = tokens.first(test.depth + test.tokens);
+        while engine.settle()? {}
         let mut run = Run { engine, sequence: None, runs: 0, reports: Vec::new() };
         run.once(&test, &ids)?;
         let work = Work::new(run.engine, &plans, test.first_context(), &run.reports);

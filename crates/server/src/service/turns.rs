@@ -87,7 +87,7 @@ impl<'t> Turns<'t> {
                 if self.draining {
                     return false;
                 }
-                inbox.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
+                self.wait(inbox)
             } else {
                 inbox.try_recv()
             };
@@ -97,6 +97,19 @@ impl<'t> Turns<'t> {
                 Err(mpsc::TryRecvError::Disconnected) => return !self.running.is_empty(),
             }
         }
+    }
+
+    /// The next command, however long it takes. Until it comes weights are packed, as far as they are not.
+    fn wait(&mut self, inbox: &mpsc::Receiver<Command>) -> Result<Command, mpsc::TryRecvError> {
+        loop {
+            match inbox.try_recv() {
+                // An error of the device shows in the next step, which has somebody to tell.
+                Err(mpsc::TryRecvError::Empty) if self.engine.settle().unwrap_or(false) => {}
+                Err(mpsc::TryRecvError::Empty) => break,
+                command => return command,
+            }
+        }
+        inbox.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
     }
 
     fn take(&mut self, command: Command) {

@@ -80,7 +80,7 @@ impl Block {
             written: 0,
         };
         match memory {
-            Memory::Bytes(bytes) => {
+            Memory::Bytes(bytes) | Memory::Dense(bytes) => {
                 if bytes > most {
                     return Err(Refused::TooLong { bytes, most });
                 }

@@ -231,7 +231,7 @@ impl crate::Device for Metal {
         autoreleasepool(|_| {
             let mut state = self.state();
             let needed = match &memory {
-                Memory::Bytes(bytes) => *bytes,
+                Memory::Bytes(bytes) | Memory::Dense(bytes) => *bytes,
                 Memory::Mapped(mapping) => (**mapping).as_ref().len() as u64,
             };
             if needed > self.bytes_free(&state) && !state.graves.is_empty() {

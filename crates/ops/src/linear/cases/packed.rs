@@ -1,6 +1,6 @@
 //! The same products from packed tiles, with every family that has kernels here.
 use super::{EXACT, Feed, HIDDEN, Head, Product, Project, Qkv, WORDS, linear, norm, of};
-use crate::conformance::{Setup, check, token};
+use crate::conformance::{Forward as _, Setup, check, token};
 use crate::format::Format;
 use crate::linear::pack::packed_bytes;
 use crate::quantize::words;
@@ -178,5 +178,35 @@ fn logits_of_the_wanted_rows() {
         // A chunk of a prompt that asks for no logits.
         setup.step(vec![token(1, 0, 0, false), token(2, 1, 0, false)]);
         check(&format!("{family} head"), &setup, &forward, &[of(Format::Q8_0)]);
+    }
+}
+
+/// Tiles that are packed for the moment give the bits of those that were packed before, whoever packed them.
+#[test]
+fn products_do_not_tell_where_a_tile_was() {
+    for family in families() {
+        for (seed, format) in (1..).zip(Format::ALL) {
+            for (columns, rows, tokens, prompts) in [(512, 64, 1, None), (768, 48, 21, Some(2))] {
+                if packed_bytes(family, format, rows.into(), columns as usize).is_none() {
+                    continue;
+                }
+                let mut setup = setup(family, seed);
+                setup.prompts_from = prompts;
+                let table = setup.table(columns);
+                let product =
+                    Product { table, linear: linear(&mut setup, format, rows, columns, true) };
+                setup.batch(tokens);
+                for subject in setup.subjects() {
+                    let mut run = |ready| {
+                        setup.ready = ready;
+                        let ran = setup.run(&*subject.device, |to| product.forward(to));
+                        ran.into_iter().flat_map(|ran| ran.outputs).flatten().map(f32::to_bits)
+                    };
+                    let all: Vec<u32> = run(Some(u32::MAX)).collect();
+                    assert!(run(Some(0)).eq(all.iter().copied()), "{family} {format}: none ready");
+                    assert!(run(Some(1)).eq(all.iter().copied()), "{family} {format}: one ready");
+                }
+            }
+        }
     }
 }
