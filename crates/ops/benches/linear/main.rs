@@ -12,7 +12,7 @@ use hal::{Buffer, Device, Memory, Prepared, Span, Timing};
 use ops::format::Format;
 use ops::linear::pack;
 use ops::simd::Family;
-use ops::{Batch, Bucket, Inputs, Limits, Linear, Ops, Recorder, Resources, Token, Weight};
+use ops::{Batch, Bucket, Inputs, Limits, Linear, Ops, Recorder, Resources, Tiles, Token, Weight};
 use std::time::Instant;
 
 /// Weights of one decode pass: far more than any cache holds.
@@ -163,12 +163,21 @@ impl Step {
         let table = span(4 * u64::from(columns));
         let numbers = (0..columns).flat_map(|i| (i as f32 * 0.37).sin().to_le_bytes());
         device.write(table, &numbers.collect::<Vec<u8>>()).expect("it fits");
-        let mut all = vec![table];
-        all.extend(weights);
-        let mut packed = vec![packed_bytes.is_some(); all.len()];
-        packed[0] = false;
+        let mut in_file = vec![table];
+        let mut tiles = None;
+        if packed_bytes.is_some() {
+            // Rows as in the file are not read where all tiles are ready.
+            let rows = span(row_bytes * u64::from(rows));
+            in_file.extend(weights.clone().map(|_| rows));
+            let spans: Vec<_> = std::iter::once(None).chain(weights.map(Some)).collect();
+            let ready = span(4 * spans.len() as u64);
+            device.write(ready, &vec![0xff; 4 * spans.len()]).expect("it fits");
+            tiles = Some(Tiles { spans, ready, wanted: ready });
+        } else {
+            in_file.extend(weights);
+        }
         let resources =
-            Resources { weights: all, packed, inputs, caches: Vec::new(), sampled: span(4) };
+            Resources { weights: in_file, tiles, inputs, caches: Vec::new(), sampled: span(4) };
         let prepared =
             record((&device, options.family), &resources, (format, rows, columns), tokens);
         let bytes = bytes * u64::from(copies);

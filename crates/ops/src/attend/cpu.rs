@@ -42,7 +42,7 @@ struct Work<'a> {
     k: &'a [u8],
     v: &'a [u8],
     y: Shared<'a, f32>,
-    /// How many pieces of work were claimed, then how many chunks of each tile that is shared are done.
+    /// How many chunks of each tile that is shared are done.
     counters: Shared<'a, u32>,
     /// Of each row and chunk, see [`Work::partial`]. Empty where tiles are never shared.
     partials: Shared<'a, f32>,
@@ -89,22 +89,26 @@ pub(super) fn attend(launch: &HostLaunch<'_>) {
     // SAFETY: scratch belongs to this thread.
     let scratch = unsafe { scratch.part(0..scratch.len()) };
     let deal = Deal::new(&work, tokens, launch.threads);
-    let claims = work.counters.atomic(0);
-    let mut claimed = claims.fetch_add(1, Ordering::Relaxed) as usize;
-    let mut pieces = 0;
-    for (number, tile) in work.tiles(tokens, deal.tile_rows).enumerate() {
-        let chunks = if deal.shared { tile.chunks.len() } else { 1 };
-        while claimed < pieces + chunks {
-            let piece = (chunks > 1).then_some((claimed - pieces, number));
-            run(family, &work, &tile, piece, scratch);
-            claimed = claims.fetch_add(1, Ordering::Relaxed) as usize;
+    let pieces_of = |tile: &Tile| if deal.shared { tile.chunks.len() } else { 1 };
+    let tiles = || work.tiles(tokens, deal.tile_rows).enumerate();
+    let pieces = tiles().map(|(_, tile)| pieces_of(&tile)).sum();
+    // A thread's pieces mostly follow each other: its tile, and which pieces are of that.
+    let (mut rest, mut current, mut of_tile) = (tiles(), None, 0..0);
+    launch.pieces(pieces, 1, |range| {
+        for piece in range {
+            if piece < of_tile.start {
+                (rest, of_tile) = (tiles(), 0..0);
+            }
+            while piece >= of_tile.end {
+                current = rest.next();
+                let (_, tile) = current.as_ref().expect("pieces are those of all tiles");
+                of_tile = of_tile.end..of_tile.end + pieces_of(tile);
+            }
+            let (number, tile) = current.as_ref().expect("it was just looked up");
+            let part = (of_tile.len() > 1).then(|| (piece - of_tile.start, *number));
+            run(family, &work, tile, part, scratch);
         }
-        pieces += chunks;
-    }
-    // Each thread claims one piece too many; the last of them leaves 0 for the next launch.
-    if claimed == pieces + launch.threads - 1 {
-        claims.store(0, Ordering::Relaxed);
-    }
+    });
 }
 
 impl Deal {
@@ -115,7 +119,7 @@ impl Deal {
         if let Some(tile_rows) = sizes.into_iter().find(busy) {
             return Self { tile_rows, shared: false };
         }
-        let counted = work.tiles(tokens, ROWS).count() < work.counters.len();
+        let counted = work.tiles(tokens, ROWS).count() <= work.counters.len();
         let shared = counted && !work.partials.is_empty();
         Self { tile_rows: if shared { ROWS } else { ROWS / 4 }, shared }
     }
@@ -173,17 +177,23 @@ impl Work<'_> {
         let table = self.sequences[tile.tokens.start] as usize * self.args.blocks as usize;
         let format = KvFormat::from_code(self.args.kv);
         let bytes = block_tokens * format.head_bytes(head_dim);
-        let mut groups = [(0, 0); GROUPS];
-        for (i, group) in groups.iter_mut().enumerate() {
+        let record = |position: usize| {
+            let block = self.tables[table + position / block_tokens] as usize;
+            (block * self.args.kv_heads as usize + tile.kv_head) * bytes
+        };
+        let (mut groups, mut next) = ([(0, 0); GROUPS], [0; GROUPS]);
+        for (i, (group, next)) in groups.iter_mut().zip(&mut next).enumerate() {
             let position = chunk * CHUNK + 16 * i;
             if position + 16 > tile.sees.start && position < tile.sees.end {
-                let block = self.tables[table + position / block_tokens] as usize;
-                let record = (block * self.args.kv_heads as usize + tile.kv_head) * bytes;
+                let record = record(position);
                 assert!(record + bytes <= self.k.len().min(self.v.len()), "a block of the cache");
                 *group = (record, position % block_tokens);
             }
+            let seen = position + CHUNK < tile.sees.end;
+            *next = if seen { record(position + CHUNK) } else { group.0 };
         }
-        Chunk { k: self.k, v: self.v, start: chunk * CHUNK, head_dim, block_tokens, groups }
+        let start = chunk * CHUNK;
+        Chunk { k: self.k, v: self.v, start, head_dim, block_tokens, groups, next }
     }
 
     /// Where a chunk's results of a tile lie: for each row its sums of values, its largest score and its total.
@@ -366,7 +376,7 @@ fn leave<L: Lanes>(work: &Work<'_>, tile: &Tile, piece: Piece, y: &mut [f32], su
         (to[padded(n)], to[padded(n) + 1]) = (sums.max[row], sums.total[row]);
     }
     // What the others wrote before they counted is visible to the one that counts last.
-    let done = work.counters.atomic(1 + number);
+    let done = work.counters.atomic(number);
     if done.fetch_add(1, Ordering::AcqRel) as usize + 1 == tile.chunks.len() {
         done.store(0, Ordering::Relaxed);
         fold_partials::<L>(work, tile, y);

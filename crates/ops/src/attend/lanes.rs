@@ -10,6 +10,9 @@ pub(super) trait Lanes {
     /// Rows that are worked on together, at most 8.
     const ROWS: usize;
 
+    /// Tells that the line of memory at `at`, which need not exist, will be read soon.
+    #[inline(always)]
+    fn expect(_at: *const u8) {}
     fn splat(x: f32) -> Self::V;
     /// Sixteen F16 numbers, widened.
     fn widen(from: &[u16; 16]) -> Self::V;
@@ -146,6 +149,11 @@ mod x86 {
         const SUMS: usize = 16;
         const ROWS: usize = 8;
 
+        #[inline(always)]
+        fn expect(at: *const u8) {
+            // SAFETY: prefetching reads nothing that the program sees.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        }
         #[inline(always)]
         fn splat(x: f32) -> Self::V {
             // SAFETY: used only where AVX-512 F was detected.

@@ -61,6 +61,8 @@ pub(super) struct Chunk<'a> {
     pub(super) block_tokens: usize,
     /// For each group of 16 positions that is read: where its block's record starts, in K and V alike, and its place in there.
     pub(super) groups: [(usize, usize); GROUPS],
+    /// Where the records of the next chunk's groups start.
+    pub(super) next: [usize; GROUPS],
 }
 
 impl Chunk<'_> {
@@ -72,6 +74,22 @@ impl Chunk<'_> {
         // SAFETY: the record is whole, as was asserted for each group; the place begins 16 of its block, and d is below the head's
         // size. A code is a plain number; records are aligned for it.
         S::widen::<L>(unsafe { &*self.k.as_ptr().add(at).cast::<[S::Code; 16]>() })
+    }
+
+    /// As long as K is read, V is brought nearer: a record is a few lines, too few for the processor to see a stream.
+    #[inline(always)]
+    fn expect_values<S: Stored, L: Lanes>(&self, group: usize, d: usize) {
+        let (record, place) = self.groups[group];
+        let at = record + (d * self.block_tokens + place) * size_of::<S::Code>();
+        L::expect(self.v.as_ptr().wrapping_add(at));
+    }
+
+    /// As [`Self::expect_values`], the next chunk's K while V is read.
+    #[inline(always)]
+    fn expect_keys<S: Stored, L: Lanes>(&self, group: usize, i: usize, lane: usize) {
+        let place = self.groups[group].1 + i;
+        let at = self.next[group] + (place * self.head_dim + lane) * size_of::<S::Code>();
+        L::expect(self.k.as_ptr().wrapping_add(at));
     }
 
     /// In K or V, the scales that the positions of a group have for 32 numbers of the head.
@@ -231,6 +249,9 @@ impl Part<'_> {
                 let mut keys = [L::splat(0.0); P];
                 each_below!(P, p in [0, 1, 2, 3] {
                     keys[p] = chunk.keys::<S, L>(group + p, d);
+                    if p.is_multiple_of(2) {
+                        chunk.expect_values::<S, L>(group + p, d);
+                    }
                 });
                 each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
                     let q = L::splat(q[r]);
@@ -333,6 +354,9 @@ impl Part<'_> {
                 let mut values = [L::splat(0.0); D];
                 each_below!(D, d in [0, 1, 2, 3] {
                     values[d] = chunk.values::<S, L>(group, place % 16, lane + 16 * d);
+                    if d.is_multiple_of(2) {
+                        chunk.expect_keys::<S, L>(group, place % 16, lane + 16 * d);
+                    }
                 });
                 each_below!(R, r in [0, 1, 2, 3, 4, 5, 6, 7] {
                     each_below!(D, d in [0, 1, 2, 3] {
