@@ -192,7 +192,8 @@ fn mistakes_end_with_a_message_that_names_the_thing_and_the_fix() {
         home.failure(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), words);
     }
     let model = |path| ["run", "hi", "--raw", "--model", path];
-    home.failure(&model("./missing.gguf"), &["missing.gguf"]);
+    home.failure(&model("./missing.gguf"), &["missing.gguf", "russet list", "hf:"]);
+    home.failure(&["pull", "./missing.gguf"], &["missing.gguf", "russet list"]);
     home.failure(&model("nosuchmodel"), &["nosuchmodel", "smollm2"]);
     home.failure(&model(directory), &[directory]);
     home.failure(&model(truncated), &["truncated.gguf"]);

@@ -48,6 +48,12 @@ pub(crate) enum StoreError {
     DiskFull { path: PathBuf },
     #[error("no permission for {}; RUSSET_HOME names another directory for the store", path.display())]
     Permission { path: PathBuf },
+    #[error(
+        "{}: there is no such file; `russet list` names the models in the store, and \
+         hf:owner/repo fetches one from the hub",
+        path.display()
+    )]
+    NoModelFile { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }

@@ -128,7 +128,8 @@ impl Store {
         match self.present(text)? {
             Some(entry) => Ok(self.path_of(&entry)),
             None => match reference::parse(text)? {
-                Reference::Path(path) => Ok(path),
+                Reference::Path(path) if path.exists() => Ok(path),
+                Reference::Path(path) => Err(StoreError::NoModelFile { path }),
                 _ => Ok(self.path_of(&self.pull(text, sources, progress)?)),
             },
         }
@@ -320,6 +321,9 @@ impl Store {
 
     /// Registers a file of the user's where it is; its name is the file's without `.gguf`.
     fn register(&self, path: &Path) -> Result<Entry, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::NoModelFile { path: path.to_owned() });
+        }
         let file = fs::canonicalize(path).map_err(StoreError::io(path))?;
         drop(model::gguf::Gguf::open(&file)?);
         let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
