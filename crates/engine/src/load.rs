@@ -99,14 +99,15 @@ impl Weights {
     /// A file that cannot be read or is damaged; device errors.
     pub(crate) fn new(device: &Arc<dyn Device>, model: &Model) -> Result<Self, Error> {
         let info = device.info();
-        let weights = Self::planned(device, model, info)?;
+        let weights = Self::placed(device, model, info)?;
         let tiles = weights.tiles.as_ref().map(|tiles| &tiles.spans[..]);
         pack::check(model, tiles, info.threads.max(1) as usize)?;
         Ok(weights)
     }
 
-    /// Only the places of the weights: on the null device for recording what `info` would run.
-    pub(crate) fn planned(
+    /// Takes memory for the weights, and looks at none of them: all that recording needs, on the null device too. `info` tells whose
+    /// layout it is for.
+    pub(crate) fn placed(
         device: &Arc<dyn Device>,
         model: &Model,
         info: &Info,

@@ -107,7 +107,7 @@ pub(crate) fn planned(
 ) -> Result<(), Error> {
     let null = Arc::new(hal::null::Null::default()) as Arc<dyn Device>;
     let (weights, state) =
-        (Weights::planned(&null, model, info)?, State::new(&null, model, limits, 1, kv)?);
+        (Weights::placed(&null, model, info)?, State::new(&null, model, limits, 1, kv)?);
     let resources = resources(&weights, &state);
     for bucket in buckets(limits) {
         let (recorded, _) = record_for(info.kind, &*null, model, &resources, (bucket, true))?;

@@ -102,15 +102,20 @@ impl Chunk<'_> {
         L::widen(unsafe { &*cache.as_ptr().add(at).cast::<[u16; 16]>() })
     }
 
-    /// Sixteen numbers of V, from `lane` on, of place `i` of a group; zeros past the end of the head.
+    /// Sixteen numbers of V, from `lane` on, of place `i` of a group; the head has as many.
     #[inline(always)]
     pub(super) fn values<S: Stored, L: Lanes>(&self, group: usize, i: usize, lane: usize) -> L::V {
         let (record, place) = self.groups[group];
         let at = record + ((place + i) * self.head_dim + lane) * size_of::<S::Code>();
-        if lane + 16 <= self.head_dim {
-            // SAFETY: as above; the lanes are within the head.
-            return S::widen::<L>(unsafe { &*self.v.as_ptr().add(at).cast::<[S::Code; 16]>() });
-        }
+        // SAFETY: as above; the lanes are within the head.
+        S::widen::<L>(unsafe { &*self.v.as_ptr().add(at).cast::<[S::Code; 16]>() })
+    }
+
+    /// As [`Self::values`], with zeros past the end of the head.
+    #[inline(always)]
+    fn last_values<S: Stored, L: Lanes>(&self, group: usize, i: usize, lane: usize) -> L::V {
+        let (record, place) = self.groups[group];
+        let at = record + ((place + i) * self.head_dim + lane) * size_of::<S::Code>();
         let mut sixteen = [S::zero(); 16];
         for (i, code) in sixteen[..self.head_dim - lane].iter_mut().enumerate() {
             // SAFETY: as above.
@@ -220,18 +225,21 @@ impl Part<'_> {
             group += step;
         }
         let factors = self.soften::<L, R>(chunk.start, groups);
-        let vectors = chunk.head_dim.div_ceil(16);
+        let vectors = chunk.head_dim / 16;
         let mut vector = 0;
         while vector < vectors {
             let step = width(L::SUMS, R).min(1 << (vectors - vector).ilog2());
             if const { width(L::SUMS, R) == 4 } && step == 4 {
-                self.values::<S, L, R, 4>(chunk, &seen, 16 * vector, &factors);
+                self.values::<S, L, R, 4, true>(chunk, &seen, 16 * vector, &factors);
             } else if const { width(L::SUMS, R) >= 2 } && step == 2 {
-                self.values::<S, L, R, 2>(chunk, &seen, 16 * vector, &factors);
+                self.values::<S, L, R, 2, true>(chunk, &seen, 16 * vector, &factors);
             } else {
-                self.values::<S, L, R, 1>(chunk, &seen, 16 * vector, &factors);
+                self.values::<S, L, R, 1, true>(chunk, &seen, 16 * vector, &factors);
             }
             vector += step;
+        }
+        if !chunk.head_dim.is_multiple_of(16) {
+            self.values::<S, L, R, 1, false>(chunk, &seen, 16 * vector, &factors);
         }
     }
 
@@ -334,9 +342,10 @@ impl Part<'_> {
         }
     }
 
-    /// Sums the weighted values of the head's `16 * D` numbers from `lane` on.
+    /// Sums the weighted values of the head's `16 * D` numbers from `lane` on. `WHOLE`: the head has as many; a check in the loop would
+    /// have the compiler keep sums in memory.
     #[inline(always)]
-    fn values<S: Stored, L: Lanes, const R: usize, const D: usize>(
+    fn values<S: Stored, L: Lanes, const R: usize, const D: usize, const WHOLE: bool>(
         &mut self,
         chunk: &Chunk<'_>,
         seen: &Range<usize>,
@@ -353,7 +362,11 @@ impl Part<'_> {
             for place in places {
                 let mut values = [L::splat(0.0); D];
                 each_below!(D, d in [0, 1, 2, 3] {
-                    values[d] = chunk.values::<S, L>(group, place % 16, lane + 16 * d);
+                    values[d] = if WHOLE {
+                        chunk.values::<S, L>(group, place % 16, lane + 16 * d)
+                    } else {
+                        chunk.last_values::<S, L>(group, place % 16, lane + 16 * d)
+                    };
                     if d.is_multiple_of(2) {
                         chunk.expect_keys::<S, L>(group, place % 16, lane + 16 * d);
                     }
