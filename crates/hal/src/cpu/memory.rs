@@ -26,6 +26,10 @@ const HUGE_PAGES: std::ops::RangeInclusive<usize> = 4 << 20..=32 << 20;
 impl HostMemory {
     /// Zeroed pages, committed on first touch, so that a page lies near the thread that uses it first. `dense`: all of them will be
     /// used.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(unused_variables, reason = "only Linux is told where large pages pay")
+    )]
     pub(super) fn zeroed(bytes: u64, dense: bool) -> std::io::Result<Self> {
         let length = usize::try_from(bytes.max(1)).map_err(std::io::Error::other)?;
         let mapping = MmapMut::map_anon(length)?;
