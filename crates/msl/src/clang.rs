@@ -53,14 +53,19 @@ pub(crate) const CLANGS: &[&str] =
 /// # Errors
 /// [`Error::Missing`] when there is none.
 pub fn clang() -> Result<&'static str> {
-    static FOUND: OnceLock<Option<&str>> = OnceLock::new();
+    // Only what was found is kept: `cargo xtask check` asks, installs, and asks again.
+    static FOUND: OnceLock<&str> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
     let starts = |name: &&&str| {
         let mut command = Command::new(name);
         command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    let found = FOUND.get_or_init(|| CLANGS.iter().find(starts).copied());
-    found.ok_or(Error::Missing { tool: "clang 19", hint: "cargo xtask setup" })
+    let found = CLANGS.iter().find(starts);
+    let found = found.ok_or(Error::Missing { tool: "clang 19", hint: "cargo xtask setup" })?;
+    Ok(FOUND.get_or_init(|| found))
 }
 
 /// The folder with the headers, written once; its name carries their hash, so that it is a key for what they make.
