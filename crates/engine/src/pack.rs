@@ -5,11 +5,10 @@
 //! later steps, or while nothing else is to do. Kernels give the same bits either way. The file's pages are let go as their tiles
 //! become ready, so that there is one copy in memory.
 use crate::Error;
-use crate::load::family;
 use crate::plan::prepare;
 use hal::{Buffer, Device, Handle, Prepared, Span, Timing};
 use model::{Model, Source, Tensor};
-use ops::linear::pack::{self, TILE_ROWS, is_quick, packed_bytes};
+use ops::linear::pack::{self, TILE_ROWS, packed_bytes};
 use ops::linear::packing;
 use ops::simd::Family;
 use ops::{Bucket, Recorder, Resources, Tiles, Weight};
@@ -19,8 +18,6 @@ use std::sync::{Arc, Mutex};
 const JOB_BYTES: usize = 256 << 10;
 /// Tensors start on pages.
 const ALIGN: u64 = 4096;
-/// Bytes of tiles that are packed at once where all are packed before the first step.
-const PIECE_BYTES: u64 = 16 << 20;
 /// Steps of an answer that read the file before packing begins: for so few, it would not pay.
 const STEPS_BEFORE: u64 = 4;
 /// Steps of an answer beside which all weights are packed: so many that the answer does not stop, so few that it soon has the speed of
@@ -83,7 +80,7 @@ pub(crate) struct Packing {
 }
 
 impl Packing {
-    /// None when nothing is to be packed. Where reading the file is much slower than reading tiles, all is packed here.
+    /// None when nothing is to be packed.
     ///
     /// # Errors
     /// Device errors.
@@ -93,9 +90,7 @@ impl Packing {
         resources: &Resources,
         arena: Buffer,
     ) -> Result<Option<Self>, Error> {
-        let (Some(tiles), Some(family)) = (&resources.tiles, family(device.info())) else {
-            return Ok(None);
-        };
+        let Some(tiles) = &resources.tiles else { return Ok(None) };
         let mut left: Vec<Packed> = tiles
             .spans
             .iter()
@@ -118,7 +113,7 @@ impl Packing {
         packing::record(&mut recorder, weights);
         let prepared = prepare(&**device, &recorder.finish()?, arena)?;
         let bytes = left.iter().map(|packed| packed.tile_bytes * u64::from(packed.tiles)).sum();
-        let mut packing = Self {
+        Ok(Some(Self {
             device: Arc::clone(device),
             model: Arc::clone(model),
             tiles: tiles.clone(),
@@ -130,11 +125,7 @@ impl Packing {
             image: Vec::with_capacity(4 * model.tensors.len()),
             bytes,
             steps: 0,
-        };
-        while !is_quick(family) && !packing.is_done() {
-            packing.pack(PIECE_BYTES)?;
-        }
-        Ok(Some(packing))
+        }))
     }
 
     pub(crate) fn is_done(&self) -> bool {

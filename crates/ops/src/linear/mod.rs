@@ -11,6 +11,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_pack;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
@@ -27,10 +29,14 @@ mod gpu;
 mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon_pack;
 pub mod pack;
 pub mod packing;
 pub mod reference;
 mod tiles;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod turn;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod units;
 

@@ -81,12 +81,6 @@ pub fn packed_bytes(family: Family, format: Format, rows: u64, columns: usize) -
     tiles_bytes(format, rows, columns)
 }
 
-/// Whether a family packs so fast that the first steps may well do it for the moment.
-#[must_use]
-pub const fn is_quick(family: Family) -> bool {
-    matches!(family, Family::Avx512Vnni)
-}
-
 /// As [`packed_bytes`], whatever the family.
 pub(crate) fn tiles_bytes(format: Format, rows: u64, columns: usize) -> Option<u64> {
     let unit = unit(format)?;
@@ -105,6 +99,10 @@ pub fn pack(family: Family, format: Format, columns: usize, rows: &[u8], tile: &
     match family {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => super::avx512_pack::pack(format, rows, tile),
+        #[cfg(target_arch = "x86_64")]
+        Family::Avx2 => super::avx2_pack::pack(format, rows, tile),
+        #[cfg(target_arch = "aarch64")]
+        Family::NeonDotprod | Family::NeonI8mm => super::neon_pack::pack(format, rows, tile),
         _ => pack_with::<FourBytes>(format, rows, tile),
     }
 }
@@ -153,7 +151,7 @@ pub(super) struct Rows<'a> {
 }
 
 /// Four bytes of each row.
-type Words = [u32; TILE_ROWS];
+pub(super) type Words = [u32; TILE_ROWS];
 
 /// How bytes of 16 rows become vectors of 4 bytes of each row.
 pub(super) trait Spread {
@@ -191,6 +189,12 @@ impl Spread for FourBytes {
 }
 
 impl Rows<'_> {
+    #[inline(always)]
+    pub(super) fn check(self, bytes: usize) {
+        let end = (TILE_ROWS - 1) * self.stride + bytes;
+        assert!(self.bytes.len() >= end, "rows are whole");
+    }
+
     #[inline(always)]
     fn from(self, at: usize) -> Self {
         Rows { bytes: &self.bytes[at..], ..self }
