@@ -1,0 +1,54 @@
+//! What the processor says about its caches.
+use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::sync::OnceLock;
+
+/// Bytes of the data cache next to a core; 0 where the processor does not say.
+pub(crate) fn first_level_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        // AMD's and Intel's leaves have the same fields: AMD64 Architecture Programmer's Manual volume 3, appendix E.4.15; Intel 64
+        // Software Developer's Manual volume 2, CPUID, leaf 4.
+        let leaves = [0x8000_001d_u32, 4];
+        let known = leaves.into_iter().filter(|leaf| *leaf <= __cpuid(leaf & 0x8000_0000).eax);
+        known
+            .flat_map(|leaf| (0..4).filter_map(move |cache| data_bytes(leaf, cache)))
+            .max()
+            .unwrap_or(0)
+    })
+}
+
+/// Bytes of cache number `cache`, if it is a data cache of the first level.
+fn data_bytes(leaf: u32, cache: u32) -> Option<usize> {
+    let about = __cpuid_count(leaf, cache);
+    let (kind, level) = (about.eax & 31, about.eax >> 5 & 7);
+    let [ways, partitions, line] = [about.ebx >> 22, about.ebx >> 12 & 0x3ff, about.ebx & 0xfff];
+    let count = |less_one: u32| less_one as usize + 1;
+    (kind == 1 && level == 1)
+        .then(|| count(ways) * count(partitions) * count(line) * count(about.ecx))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Linux reads the same leaves, with code of its own.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_first_level_has_the_size_that_the_kernel_tells() {
+        let caches = std::path::Path::new("/sys/devices/system/cpu/cpu0/cache");
+        let told = |index: u32, what: &str| {
+            std::fs::read_to_string(caches.join(format!("index{index}/{what}"))).unwrap_or_default()
+        };
+        let data = |index: &u32| {
+            told(*index, "type").trim() == "Data" && told(*index, "level").trim() == "1"
+        };
+        let Some(index) = (0..4).find(data) else {
+            eprintln!(
+                "SKIPPED: the size of the first level cache: {} does not tell",
+                caches.display()
+            );
+            return;
+        };
+        assert_eq!(told(index, "size").trim(), format!("{}K", first_level_bytes() >> 10));
+    }
+}
