@@ -139,6 +139,7 @@ pub(super) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Lanes;
+    use crate::simd::cache;
     use std::arch::x86_64::*;
 
     /// Needs AVX-512 F.
@@ -151,8 +152,7 @@ mod x86 {
 
         #[inline(always)]
         fn expect(at: *const u8) {
-            // SAFETY: prefetching reads nothing that the program sees.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+            cache::expect(at);
         }
         #[inline(always)]
         fn splat(x: f32) -> Self::V {

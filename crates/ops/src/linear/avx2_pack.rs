@@ -49,10 +49,4 @@ impl Turn for Lanes {
             }
         }
     }
-
-    #[inline(always)]
-    fn expect(line: *const u8) {
-        // SAFETY: prefetching what is not there does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
-    }
 }

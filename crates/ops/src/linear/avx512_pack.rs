@@ -48,10 +48,4 @@ impl Turn for Lanes {
             to.cast::<[__m512i; 4]>().write_unaligned(vectors);
         }
     }
-
-    #[inline(always)]
-    fn expect(line: *const u8) {
-        // SAFETY: prefetching what is not there does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
-    }
 }

@@ -4,7 +4,6 @@ use super::pack::{TILE_ROWS, pack_with};
 use super::turn::Turn;
 use crate::format::Format;
 use std::arch::aarch64::*;
-use std::arch::asm;
 
 struct Lanes;
 
@@ -27,13 +26,5 @@ impl Turn for Lanes {
                 }
             }
         }
-    }
-
-    #[inline(always)]
-    fn expect(line: *const u8) {
-        // SAFETY: prefetching what is not there does nothing.
-        unsafe {
-            asm!("prfm pldl2strm, [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
-        };
     }
 }

@@ -1,6 +1,7 @@
 //! Packing with vectors: what [`super::pack`] asks of a family, from one function that turns 16 rows into lanes.
 #![expect(unsafe_code, reason = "a CPU kernel: loads and stores vectors")]
 use super::pack::{Rows, Spread, TILE_ROWS, Words};
+use crate::simd::cache;
 
 /// Rows that become lanes in registers.
 pub(super) trait Turn {
@@ -9,8 +10,6 @@ pub(super) trait Turn {
     /// # Safety
     /// The bytes can be read and written; called from functions with the family's features.
     unsafe fn turn(rows: *const u8, stride: usize, to: *mut u8);
-    /// Tells that these 64 bytes will be wanted. Any address will do.
-    fn expect(line: *const u8);
 }
 
 impl<T: Turn> Spread for T {
@@ -41,6 +40,6 @@ impl<T: Turn> Spread for T {
     #[inline(always)]
     fn expect(rows: &[u8], at: usize, bytes: usize) {
         let next = rows.as_ptr().wrapping_add(rows.len() + at);
-        (0..bytes).step_by(64).for_each(|line| T::expect(next.wrapping_add(line)));
+        (0..bytes).step_by(64).for_each(|line| cache::expect(next.wrapping_add(line)));
     }
 }

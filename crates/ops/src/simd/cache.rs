@@ -1,8 +1,32 @@
-//! What the processor says about its caches.
+//! The processor's caches: what it says about them, and what it is told.
+#![expect(unsafe_code, reason = "an instruction that tells the processor what will be wanted")]
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__cpuid, __cpuid_count};
+#[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
+/// Tells that the line of memory at `at`, which need not exist, will be wanted: it goes to the second level cache.
+#[inline(always)]
+pub(crate) fn expect(at: *const u8) {
+    // SAFETY: prefetching reads nothing that the program sees, and does nothing where there is no memory.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl2strm, [{at}]",
+            at = in(reg) at,
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+}
+
 /// Bytes of the data cache next to a core; 0 where the processor does not say.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn first_level_bytes() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     *BYTES.get_or_init(|| {
@@ -18,6 +42,7 @@ pub(crate) fn first_level_bytes() -> usize {
 }
 
 /// Bytes of cache number `cache`, if it is a data cache of the first level.
+#[cfg(target_arch = "x86_64")]
 fn data_bytes(leaf: u32, cache: u32) -> Option<usize> {
     let about = __cpuid_count(leaf, cache);
     let (kind, level) = (about.eax & 31, about.eax >> 5 & 7);
@@ -27,6 +52,7 @@ fn data_bytes(leaf: u32, cache: u32) -> Option<usize> {
         .then(|| count(ways) * count(partitions) * count(line) * count(about.ecx))
 }
 
+#[cfg(target_arch = "x86_64")]
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 //!
 //! Kernels come in families; a family is the set of instructions that its kernels may use. It is chosen once, when commands
 //! are recorded, and written into each launch.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) mod cache;
 mod math;
 #[cfg(target_arch = "aarch64")]
