@@ -1,4 +1,6 @@
 //! The reader that counts: what a step moves and computes, from which rooflines and memory plans come.
+use crate::linear::pack::packed_bytes;
+use crate::simd::Family;
 use crate::{Activation, Attention, Cache, KvFormat, Linear, Norm, Ops, Rope, Weight};
 
 /// Bytes and operations of one step with `tokens` tokens, `rows` rows of logits, after `context` earlier tokens.
@@ -7,6 +9,8 @@ pub struct Cost {
     pub tokens: u64,
     pub rows: u64,
     pub context: u64,
+    /// The family of kernels for which matrices are packed, if they are.
+    pub packed_for: Option<Family>,
     /// Weights read once, whatever the number of tokens.
     pub weight_bytes: u64,
     /// How the KV cache stores numbers.
@@ -42,6 +46,12 @@ impl Cost {
         self.weight_bytes += weight.map_or(0, Weight::bytes);
     }
 
+    fn read_matrix(&mut self, weight: &Weight) {
+        let Weight { format, rows, columns, .. } = *weight;
+        let packed = |family| packed_bytes(family, format, rows.into(), columns as usize);
+        self.weight_bytes += self.packed_for.and_then(packed).unwrap_or_else(|| weight.bytes());
+    }
+
     /// Bytes of K and V of one token.
     fn token_bytes(&self, attention: &Attention) -> u64 {
         let Attention { kv_heads, head_dim, .. } = *attention;
@@ -74,7 +84,7 @@ impl Ops for Cost {
     fn linear(&mut self, x: &Shape, linear: &Linear) -> Shape {
         // A step in the middle of a prompt wants no logits: nothing of the head has to be read.
         if x.rows > 0 {
-            self.read(Some(&linear.weight));
+            self.read_matrix(&linear.weight);
             self.read(linear.bias.as_ref());
         }
         let flops = 2 * x.rows * x.columns * u64::from(linear.weight.rows);
@@ -129,6 +139,18 @@ mod tests {
         assert_eq!((cost.weight_bytes, cost.flops, cost.integer_flops), (360, 1280, 1280));
         cost.linear(&Shape { rows: 0, columns: 64 }, &Linear { weight, bias: None });
         assert_eq!((cost.weight_bytes, cost.flops), (360, 1280), "no rows, no work");
+        let weight = Weight { format: Format::Bf16, rows: 16, columns: 128, ..weight };
+        let linear = Linear { weight, bias: None };
+        let family = Family::Avx512Vnni;
+        if let Some(packed) = packed_bytes(family, Format::Bf16, 16, 128) {
+            let mut cost = Cost { packed_for: Some(family), ..Cost::new(1, 1, 0) };
+            cost.linear(&x, &linear);
+            // Four quads of 256 bytes and a unit.
+            assert_eq!((cost.weight_bytes, packed), (4 * (256 + 768), 4 * (256 + 768)));
+        }
+        let mut in_file = Cost::new(1, 1, 0);
+        in_file.linear(&x, &linear);
+        assert_eq!(in_file.weight_bytes, 16 * 128 * 2);
         let attention =
             Attention { layer: 0, heads: 4, kv_heads: 2, head_dim: 16, scale: 1.0, window: None };
         cost.attend(&x, &attention);

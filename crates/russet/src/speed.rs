@@ -3,6 +3,7 @@ use engine::Engine;
 use hal::Kind;
 use model::forward;
 use ops::Cost;
+use ops::simd::Family;
 use std::time::Duration;
 
 /// `count` in `time`, per second. 0 for no time at all.
@@ -13,7 +14,9 @@ pub(crate) fn per_second(count: f64, time: Duration) -> f64 {
 /// What one step of an engine moves and computes: `tokens` tokens, after `context` earlier ones, with `rows` rows of logits.
 pub(crate) fn step_cost(engine: &Engine, tokens: u64, rows: u64, context: u64) -> Cost {
     let model = engine.model();
-    let mut cost = Cost { kv: engine.options().kv, ..Cost::new(tokens, rows, context) };
+    let packed_for = (engine.device().info().kind == Kind::Cpu).then(Family::host);
+    let kv = engine.options().kv;
+    let mut cost = Cost { kv, packed_for, ..Cost::new(tokens, rows, context) };
     forward(&mut cost, model);
     cost
 }

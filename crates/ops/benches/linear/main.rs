@@ -138,7 +138,8 @@ impl Step {
         let (rows, columns) = (options.rows, options.columns);
         let packed_bytes =
             pack::packed_bytes(options.family, format, rows.into(), columns as usize)
-                .filter(|_| options.packed);
+                // Not any bytes are tiles of BF16 rows.
+                .filter(|_| options.packed && format != Format::Bf16);
         let row_bytes = format.row_bytes(columns as usize).expect("whole blocks") as u64;
         let bytes = packed_bytes.unwrap_or(row_bytes * u64::from(rows));
         // Few copies do for prompts, whose time is in arithmetic.

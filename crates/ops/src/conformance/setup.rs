@@ -118,7 +118,12 @@ impl Setup {
         let tiles = file.chunks_exact_mut(rows).zip(packed.chunks_exact_mut(tile_bytes));
         for (rows, tile) in tiles.take(ready as usize) {
             pack::pack(Family::Portable, weight.format, weight.columns as usize, rows, tile);
-            rows.fill(0xff);
+            let row_bytes = rows.len() / pack::TILE_ROWS;
+            for (r, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
+                if pack::holds(weight.format, tile, r) {
+                    row.fill(0xff);
+                }
+            }
         }
         (packed, ready)
     }

@@ -3,7 +3,7 @@
 use super::Args;
 use crate::FEEDBACK;
 use crate::format::Format;
-use crate::linear::pack::{TILE_ROWS, unpack_row};
+use crate::linear::pack::{TILE_ROWS, holds, unpack_row};
 use hal::cpu::HostLaunch;
 
 struct Table<'a> {
@@ -40,7 +40,9 @@ impl<'a> Table<'a> {
         if tile < self.ready {
             let tile_bytes = self.tiles.len() / (self.rows / TILE_ROWS);
             let tile = &self.tiles[tile * tile_bytes..][..tile_bytes];
-            return unpack_row(self.format, tile, within, out);
+            if holds(self.format, tile, within) {
+                return unpack_row(self.format, tile, within, out);
+            }
         }
         let row_bytes = self.bytes.len() / self.rows;
         self.format.dequantize(&self.bytes[row * row_bytes..][..row_bytes], out);

@@ -1,13 +1,15 @@
 //! `linear` on the CPU: each thread unpacks its rows of W once and multiplies them with every row of x.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
 use super::blocks::{Row, unpack};
-use super::{Args, PARTS, float, is_float};
+use super::pack::TILE_ROWS;
+use super::{Args, PARTS, dense, float, is_float, tiles};
 use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::Rows;
 use crate::quantize::{BLOCK, GROUP};
 use crate::simd::{self, Family};
 use hal::cpu::{HostLaunch, Shared};
+use std::ops::Range;
 
 /// Scratch of one thread: codes, scales and offsets of an unpacked row.
 pub(super) const fn scratch_bytes(columns: u32) -> u32 {
@@ -18,7 +20,10 @@ pub(super) const fn scratch_bytes(columns: u32) -> u32 {
 struct Part<'a> {
     format: Format,
     rows: usize,
+    /// As in the file.
     weight: &'a [u8],
+    /// Tiles of [`dense`] rows, of which so many are packed.
+    dense: (&'a [u8], usize),
     bias: Option<&'a [f32]>,
     y: Shared<'a, f32>,
 }
@@ -34,16 +39,48 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
         // SAFETY: weights and biases are only read by this launch.
         let bias = has_bias.then(|| unsafe { launch.slice::<f32>(bias_at) });
         bias_at += usize::from(has_bias);
+        let Weights { tiles, rows: weight, ready } = weights(launch, args, first, i);
         Part {
             format: Format::ALL[formats[i] as usize],
             rows: rows[i] as usize,
-            // SAFETY: as above.
-            weight: unsafe { launch.slice::<u8>(first + 2 * i) },
+            weight,
+            dense: (tiles, ready),
             bias,
             y: launch.shared::<f32>(first + 2 * i + 1),
         }
     };
     [0, 1, 2].map(|i| (i < count).then(|| part(i)))
+}
+
+/// A matrix's weights.
+pub(super) struct Weights<'a> {
+    /// Packed tiles, if there are.
+    pub(super) tiles: &'a [u8],
+    /// Rows as in the file.
+    pub(super) rows: &'a [u8],
+    /// So many tiles are packed.
+    pub(super) ready: usize,
+}
+
+/// Weights of matrix `i`; the spans of matrices start at `first`.
+pub(super) fn weights<'a>(
+    launch: &'a HostLaunch<'_>,
+    args: &Args,
+    first: usize,
+    i: usize,
+) -> Weights<'a> {
+    // SAFETY: weights are only read by this launch.
+    let weight = unsafe { launch.slice::<u8>(first + 2 * i) };
+    if args.tiles_mask >> i & 1 == 0 {
+        return Weights { tiles: &[], rows: weight, ready: 0 };
+    }
+    let before = (args.tiles_mask & ((1 << i) - 1)).count_ones();
+    let others = 2 * (args.parts + before) + args.bias_mask.count_ones();
+    let at = first + others as usize;
+    // SAFETY: as above.
+    let (rows, ready) = unsafe { (launch.slice::<u8>(at), launch.slice::<u32>(at + 1)[0]) };
+    let first_tile = [args.first_tile_0, args.first_tile_1, args.first_tile_2][i];
+    Weights { tiles: weight, rows, ready: ready.saturating_sub(first_tile) as usize }
 }
 
 pub(super) fn integer(launch: &HostLaunch<'_>) {
@@ -95,32 +132,79 @@ pub(super) fn multiply_rows(
     first: usize,
 ) {
     let n = args.columns as usize;
-    let family = Family::from_code(args.family);
-    // SAFETY: scratch belongs to this thread.
-    let row = unsafe { launch.scratch::<f32>().part(0..n) };
+    // SAFETY: scratch belongs to this thread; the two parts do not overlap.
+    let (row, room) = unsafe {
+        let room = 4 * n..4 * n + tiles::room(args);
+        (launch.scratch::<f32>().part(0..n), launch.scratch::<u8>().part(room))
+    };
     let parts = parts(launch, args, first);
     for part in parts.iter().flatten() {
         assert!(is_float(part.format), "the recorder sends quantized formats to other programs");
-        let row_bytes = part.format.row_bytes(n).expect("whole blocks");
-        let rows = launch.part(part.rows, GROUP);
-        let weight = &part.weight[rows.start * row_bytes..rows.end * row_bytes];
         for (prompt, tokens) in [(false, 0..tokens.exact), (true, tokens.exact..tokens.all)] {
-            let mut emit = |(t, r), product| {
-                store(part, args, (tokens.start + t, rows.start + r), product);
-            };
-            let x = &x[tokens.start * n..tokens.end * n];
-            let operands = float::Operands {
-                prompt,
-                format: part.format,
-                weight,
-                x,
-                columns: n,
-                row: &mut *row,
-            };
-            float::multiply(family, operands, &mut emit);
+            if !tokens.is_empty() {
+                let x = &x[tokens.start * n..tokens.end * n];
+                let product = FloatProduct { part, args, prompt, first_token: tokens.start, x };
+                product.of_rows(launch.part(part.rows, GROUP), row, room);
+            }
         }
     }
     finish(launch, args, &parts, tokens.all);
+}
+
+/// A matrix and rows of x, all of prompts or none.
+struct FloatProduct<'a> {
+    part: &'a Part<'a>,
+    args: &'a Args,
+    prompt: bool,
+    first_token: usize,
+    x: &'a [f32],
+}
+
+impl FloatProduct<'_> {
+    /// `row` and `room` are scratch for a row of numbers and for rows that are packed.
+    fn of_rows(&self, rows: Range<usize>, row: &mut [f32], room: &mut [u8]) {
+        let (family, columns) = (Family::from_code(self.args.family), self.args.columns as usize);
+        let (tiles, ready) = self.part.dense;
+        let packed = rows.start..(ready.saturating_mul(TILE_ROWS)).clamp(rows.start, rows.end);
+        for first in packed.clone().step_by(dense::ROWS) {
+            let Some(quad) = dense::quad(tiles, columns, first / dense::ROWS) else {
+                self.in_file(first..first + dense::ROWS, row);
+                continue;
+            };
+            if !self.prompt && self.x.len() == columns {
+                let products = dense::multiply(family, quad, self.x);
+                for (r, product) in products.into_iter().enumerate() {
+                    store(self.part, self.args, (self.first_token, first + r), product);
+                }
+            } else {
+                let numbers = &mut room[..2 * dense::ROWS * columns];
+                dense::expand(family, quad, 0..columns / dense::COLUMNS, numbers);
+                self.multiply(first, numbers, row);
+            }
+        }
+        self.in_file(packed.end..rows.end, row);
+    }
+
+    fn in_file(&self, rows: Range<usize>, row: &mut [f32]) {
+        let row_bytes = self.part.format.row_bytes(row.len()).expect("whole blocks");
+        let weight = &self.part.weight[rows.start * row_bytes..rows.end * row_bytes];
+        self.multiply(rows.start, weight, row);
+    }
+
+    /// Products of rows as in the file, of which the first is row `first` of the matrix.
+    fn multiply(&self, first: usize, weight: &[u8], row: &mut [f32]) {
+        let operands = float::Operands {
+            prompt: self.prompt,
+            format: self.part.format,
+            weight,
+            x: self.x,
+            columns: row.len(),
+            row,
+        };
+        float::multiply(Family::from_code(self.args.family), operands, &mut |(t, r), product| {
+            store(self.part, self.args, (self.first_token + t, first + r), product);
+        });
+    }
 }
 
 fn store(part: &Part<'_>, args: &Args, (t, r): (usize, usize), product: f32) {

@@ -5,7 +5,8 @@
 //!
 //! Weights of quantized formats may lie in packed tiles ([`pack`]), where a family of kernels (see [`crate::simd`]) multiplies
 //! them at the speed of memory or of the dot-product units. Tiles that are not packed yet are packed for the moment, with the same
-//! bits. Other weights lie as in the file and go through [`blocks`], which also defines what codes, scales and offsets are.
+//! bits. Other weights lie as in the file and go through [`blocks`], which also defines what codes, scales and offsets are. BF16
+//! weights lie [`dense`] where a family reads them so.
 //!
 //! GPUs take weights as they lie in the file and x in f32: see [`gpu`].
 #[cfg(target_arch = "x86_64")]
@@ -15,6 +16,8 @@ mod avx2_pack;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_dense;
+#[cfg(target_arch = "x86_64")]
 mod avx512_pack;
 #[cfg(target_arch = "x86_64")]
 mod avx512_words;
@@ -22,6 +25,7 @@ mod blocks;
 #[cfg(test)]
 mod cases;
 mod cpu;
+mod dense;
 mod float;
 mod float_words;
 mod gpu;
@@ -47,7 +51,9 @@ use crate::quantize::{self, Quantized};
 use crate::record::{Operand, Recorder, Room, RowsOf, Spread, Tensor, read, write};
 use crate::{Activation, Epilogue, Hidden, Linear, Norm, NormKind};
 
-/// Spans: counts, codes, scales, sums, then per matrix W and y (written), then the biases that exist, in order.
+/// Spans: counts, codes, scales, sums, then per matrix W and y (written), then the biases that exist, in order; where a matrix has
+/// tiles, they stand for W, and after all biases come its rows as in the file and the word that tells how many tiles of its tensor
+/// are packed.
 pub static INTEGER: hal::Program =
     hal::Program { name: "linear_int8", host: Some(cpu::integer), gpu: None };
 /// Spans: counts, x, then as [`INTEGER`].
@@ -58,8 +64,7 @@ pub static FLOAT: hal::Program =
 pub static FLOAT_WORDS: hal::Program =
     hal::Program { name: "linear_float_words", host: Some(float_words::multiply), gpu: None };
 
-/// Spans: counts, panel, then as [`INTEGER`] with tiles for W, then per matrix W as in the file and the word that tells how many
-/// tiles of its tensor are packed.
+/// Spans: counts, panel, then as [`INTEGER`]; all matrices have tiles.
 pub static TILES: hal::Program =
     hal::Program { name: "linear_tiles", host: Some(tiles::from_panel), gpu: None };
 /// Spans: counts, x, then weight and bias of the norm if there is one, then as [`TILES`] from the matrices on.
@@ -70,14 +75,15 @@ pub static TILES_OF_ROWS: hal::Program =
 const PARTS: usize = 3;
 
 hal::args! {
-    /// Arguments of all programs. `bias_mask` has a bit per matrix; `epilogue` is 0 store, 1 accumulate, 2 + i gate and
-    /// 5 + i activate with activation i. `first_tile` counts the tiles of the tensor before the matrix. `norm` counts the norm's vectors; it, `layer` and `epsilon` are for
+    /// Arguments of all programs. `bias_mask` and `tiles_mask` have a bit per matrix; `epilogue` is 0 store, 1 accumulate, 2 + i gate
+    /// and 5 + i activate with activation i. `first_tile` counts the tiles of the tensor before the matrix. `norm` counts the norm's vectors; it, `layer` and `epsilon` are for
     /// [`TILES_OF_ROWS`] only.
     pub struct Args {
         pub columns: u32,
         pub count_index: u32,
         pub parts: u32,
         pub bias_mask: u32,
+        pub tiles_mask: u32,
         pub epilogue: u32,
         pub rows_0: u32,
         pub rows_1: u32,
@@ -135,12 +141,12 @@ const FORMS: [Form; 4] = [Form::Float, Form::FloatWords, Form::Integer, Form::Ti
 impl Form {
     fn of(to: &Recorder<'_>, x: &Tensor, linear: &Linear) -> Self {
         let prompts = x.rows_of == RowsOf::Tokens && to.capacity(x.rows_of) > FUSED_TOKENS;
-        if to.tiles(&linear.weight).is_some() {
-            Self::Tiles
-        } else if prompts && float_words::fits(to.family, &linear.weight) {
+        if prompts && float_words::fits(to.family, &linear.weight) {
             Self::FloatWords
         } else if is_float(linear.weight.format) {
             Self::Float
+        } else if to.tiles(&linear.weight).is_some() {
+            Self::Tiles
         } else {
             Self::Integer
         }
@@ -279,13 +285,17 @@ fn launch(
     let mut operands = vec![to.counts()];
     operands.extend(input.operands(to));
     let (mut rows, mut formats, mut first_tiles) = ([0; PARTS], [0; PARTS], [0; PARTS]);
-    let mut bias_mask = 0;
+    let (mut bias_mask, mut tiles_mask, mut room) = (0, 0, 0);
     for (i, (linear, y)) in parts.iter().enumerate() {
         assert_eq!(linear.weight.columns, x.columns, "the loader checked the shapes");
         (rows[i], formats[i]) = (linear.weight.rows, linear.weight.format as u32);
         first_tiles[i] = pack::tiles(linear.weight.first_row);
         bias_mask |= u32::from(linear.bias.is_some()) << i;
         let tiles = to.tiles(&linear.weight).map(|(tiles, _)| tiles);
+        if tiles.is_some() {
+            tiles_mask |= 1 << i;
+            room = room.max(tiles::room_bytes(linear.weight.format, x.columns));
+        }
         let weight = tiles.unwrap_or_else(|| to.weight(&linear.weight));
         operands.extend([read(weight), write(y.room.place())]);
     }
@@ -301,6 +311,7 @@ fn launch(
         count_index: x.rows_of.count_index(),
         parts: u32::try_from(parts.len()).expect("at most three"),
         bias_mask,
+        tiles_mask,
         epilogue: epilogue.code(),
         rows_0: rows[0],
         rows_1: rows[1],
@@ -316,13 +327,11 @@ fn launch(
         layer: u32::from(input.norm().is_some_and(|norm| norm.kind == NormKind::Layer)),
         epsilon: input.norm().map_or(0.0, |norm| norm.epsilon),
     };
-    let room = parts.iter().map(|(linear, _)| tiles::room_bytes(linear.weight.format, x.columns));
-    let room = if form == Form::Tiles { room.max().unwrap_or(0) } else { 0 };
     let (program, scratch_bytes) = match (form, &input) {
-        (Form::Float, _) => (&FLOAT, 4 * x.columns),
+        (Form::Float, _) => (&FLOAT, room + 4 * x.columns),
         (Form::FloatWords, _) => {
             let words = tiles::words_scratch_bytes(to.family, x.columns);
-            (&FLOAT_WORDS, words.max(4 * x.columns))
+            (&FLOAT_WORDS, room + words.max(4 * x.columns))
         }
         (Form::Integer, _) => (&INTEGER, cpu::scratch_bytes(x.columns)),
         (Form::Tiles, Input::Panel(_)) => {

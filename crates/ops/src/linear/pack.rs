@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Since the 4 bytes are consecutive in the file's block, packing moves bytes and does not touch nibbles; what a byte means is
-//! what the file's format says. Units, `[n]` in bytes; `x16` is one number of each row:
+//! what the file's format says. BF16 has tiles of its own kind: see [`super::dense`]. Units of the others, `[n]` in bytes; `x16` is one
+//! number of each row:
 //!
 //! ```text
 //!   Q4_0, IQ4_NL  2 x { d: f16 x16 } 2 x { nibbles [256] }                                         576
@@ -32,6 +33,7 @@
 //! A plane holds one bit per code: in Q5_0 and Q5_1 bit i of a byte belongs to the code at this byte of step i; in the K formats
 //! bit g belongs to this place of group g, as in the file. The 6-bit scales of Q3_K, Q4_K, Q5_K and IQ4_XS get a byte each:
 //! the only growth, at most 3.6 %. Zeros keep the nibbles on cache lines.
+use super::dense;
 use crate::format::Format;
 use crate::simd::Family;
 
@@ -51,7 +53,7 @@ pub(super) struct Unit {
     pub(super) bytes: usize,
 }
 
-/// The unit of a format, or None for float formats, which need no packing.
+/// The unit of a format, or None for float formats.
 pub(super) const fn unit(format: Format) -> Option<Unit> {
     let (columns, bytes) = match format {
         Format::F32 | Format::F16 | Format::Bf16 => return None,
@@ -71,21 +73,38 @@ pub(super) const fn unit(format: Format) -> Option<Unit> {
     Some(Unit { columns, bytes })
 }
 
-/// Bytes of a packed `(rows, columns)` matrix; None where it should stay as in the file: a float format, rows that are no whole
-/// number of tiles, columns that are no whole number of units, or a family without kernels for tiles.
+/// Bytes of a packed `(rows, columns)` matrix; None where it should stay as in the file: F32 and F16, rows that are no whole
+/// number of tiles, columns that are no whole number of units, or a family without kernels for such tiles.
 #[must_use]
 pub fn packed_bytes(family: Family, format: Format, rows: u64, columns: usize) -> Option<u64> {
-    if !super::tiles::has_kernels(family) {
-        return None;
-    }
-    tiles_bytes(format, rows, columns)
+    let has_kernels = match format {
+        Format::Bf16 => dense::has_kernels(family),
+        _ => super::tiles::has_kernels(family),
+    };
+    if has_kernels { tiles_bytes(format, rows, columns) } else { None }
 }
 
 /// As [`packed_bytes`], whatever the family.
 pub(crate) fn tiles_bytes(format: Format, rows: u64, columns: usize) -> Option<u64> {
-    let unit = unit(format)?;
-    let whole = rows.is_multiple_of(TILE_ROWS as u64) && columns.is_multiple_of(unit.columns);
-    whole.then(|| rows / TILE_ROWS as u64 * (columns / unit.columns * unit.bytes) as u64)
+    let tile = match format {
+        Format::Bf16 => dense::tile_bytes(columns)?,
+        _ => {
+            let unit = unit(format)?;
+            let whole = columns.is_multiple_of(unit.columns);
+            whole.then(|| columns / unit.columns * unit.bytes)?
+        }
+    };
+    rows.is_multiple_of(TILE_ROWS as u64).then(|| rows / TILE_ROWS as u64 * tile as u64)
+}
+
+/// Whether a packed tile has its row; what a tile of BF16 rows lacks is read from the file: see [`dense`].
+///
+/// # Panics
+/// When `row` is not below 16.
+#[must_use]
+pub fn holds(format: Format, tile: &[u8], row: usize) -> bool {
+    assert!(row < TILE_ROWS, "a tile has 16 rows");
+    format != Format::Bf16 || dense::holds(tile, row)
 }
 
 /// Packs 16 rows, which lie as in the file, into one tile, with the instructions of `family`. Tiles are independent: they may be
@@ -96,6 +115,9 @@ pub(crate) fn tiles_bytes(format: Format, rows: u64, columns: usize) -> Option<u
 pub fn pack(family: Family, format: Format, columns: usize, rows: &[u8], tile: &mut [u8]) {
     let row_bytes = checked(format, columns, tile);
     assert_eq!(rows.len(), TILE_ROWS * row_bytes, "16 rows as in the file");
+    if format == Format::Bf16 {
+        return dense::pack(family, rows, tile);
+    }
     match family {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => super::avx512_pack::pack(format, rows, tile),
@@ -122,10 +144,13 @@ pub(super) fn pack_with<S: Spread>(format: Format, rows: &[u8], tile: &mut [u8])
 /// Reads one row of a tile back, exactly as [`Format::dequantize`] reads it from the file.
 ///
 /// # Panics
-/// When `tile` is not one tile of `out.len()` columns, or `row` is not below 16.
+/// When `tile` is not one tile of `out.len()` columns, or has no such row: see [`holds`].
 pub fn unpack_row(format: Format, tile: &[u8], row: usize, out: &mut [f32]) {
     checked(format, out.len(), tile);
-    assert!(row < TILE_ROWS, "a tile has 16 rows");
+    assert!(holds(format, tile, row), "a row that the tile holds");
+    if format == Format::Bf16 {
+        return dense::unpack_row(tile, row, out);
+    }
     let unit = unit(format).expect("checked");
     let mut file = [0; 256];
     let blocks = &mut file[..unit.columns / format.block_elements() * format.block_bytes()];
@@ -507,6 +532,9 @@ mod tests {
                 pack(family, format, columns, &rows, &mut tile);
                 let (mut expected, mut found) = (vec![0.0; columns], vec![0.0; columns]);
                 for (r, row) in rows.chunks_exact(rows.len() / 16).enumerate() {
+                    if !holds(format, &tile, r) {
+                        continue;
+                    }
                     format.dequantize(row, &mut expected);
                     unpack_row(format, &tile, r, &mut found);
                     assert_eq!(expected, found, "{family} {format}, {columns} columns, row {r}");
@@ -517,7 +545,7 @@ mod tests {
 
     #[test]
     fn packing_grows_a_matrix_by_less_than_four_percent() {
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().filter(|format| unit(*format).is_some()) {
             let Some(packed) = tiles_bytes(format, 32, 1024) else { continue };
             let file = 32 * format.row_bytes(1024).expect("whole blocks") as u64;
             assert!(packed >= file && packed * 100 <= file * 104, "{format}: {packed} of {file}");

@@ -1,7 +1,8 @@
 //! `linear` over packed tiles: splits the work between threads and walks it; the products are a family's.
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
+use super::cpu::{Weights, weights};
 use super::pack::{TILE_ROWS, Unit, pack, unit};
-use super::{Args, PARTS};
+use super::{Args, PARTS, dense, is_float};
 use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::{self, RowNorm, Rows, TILE_TOKENS, TokenTile};
@@ -46,7 +47,7 @@ fn kernels(family: Family, format: Format) -> Kernels {
     let only = |tiles| Kernels { tiles: Some(tiles), ..Kernels::default() };
     match family {
         #[cfg(target_arch = "x86_64")]
-        Family::Avx512Vnni if super::is_float(format) => {
+        Family::Avx512Vnni if is_float(format) => {
             let prompts = super::avx512_words::float_kernels(format);
             Kernels { prompts: Some(prompts), ..Kernels::default() }
         }
@@ -93,26 +94,23 @@ pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
     u32::try_from(blocks * PAIR_BYTES).expect("a few rows")
 }
 
-/// Scratch of one thread for a tile that it packs for the moment.
+/// Scratch of one thread for a tile that it packs for the moment, or for rows that it expands.
 pub(super) fn room_bytes(format: Format, columns: u32) -> u32 {
-    let Some(unit) = unit(format) else { return 0 };
-    let bytes = columns as usize / unit.columns * unit.bytes;
+    let columns = columns as usize;
+    let bytes = match unit(format) {
+        Some(unit) => columns / unit.columns * unit.bytes,
+        None => dense::room_bytes(columns),
+    };
     u32::try_from(bytes.next_multiple_of(64)).expect("a few rows")
 }
 
 /// One matrix of the launch.
 struct Part<'a> {
     kernels: Kernels,
-    /// Packed tiles, or of float formats rows as in the file.
-    weight: &'a [u8],
-    /// Rows as in the file, where not all tiles are packed.
-    rows: &'a [u8],
-    /// So many tiles are packed.
-    ready: usize,
+    weights: Weights<'a>,
     family: Family,
     format: Format,
     columns: usize,
-    tile_bytes: usize,
     units: usize,
     /// Tiles of 16 rows.
     tiles: usize,
@@ -121,15 +119,50 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Tile `index`, packed into `room` if it is not ready.
+    /// What lies at tile `index` among all tiles or rows.
+    fn part<'b>(&self, index: usize, all: &'b [u8]) -> &'b [u8] {
+        let bytes = all.len() / self.tiles;
+        &all[index * bytes..][..bytes]
+    }
+
+    /// Tile `index`, packed into `room` if it is not ready; of float formats rows as in the file.
     fn tile<'b>(&'b self, index: usize, room: &'b mut [u8]) -> &'b [u8] {
-        if index < self.ready {
-            return &self.weight[index * self.tile_bytes..][..self.tile_bytes];
+        let Weights { tiles, rows, ready } = &self.weights;
+        let rows = self.part(index, rows);
+        if is_float(self.format) {
+            return rows;
         }
-        let (tile, bytes) = (&mut room[..self.tile_bytes], self.rows.len() / self.tiles);
-        let rows = &self.rows[index * bytes..][..bytes];
-        pack(self.family, self.format, self.columns, rows, tile);
-        tile
+        let tile = self.part(index, tiles);
+        if index < *ready {
+            return tile;
+        }
+        let room = &mut room[..tile.len()];
+        pack(self.family, self.format, self.columns, rows, room);
+        room
+    }
+
+    /// Unpacks tile `index` as tile `which` of a pair.
+    fn unpack(&self, index: usize, which: usize, room: &mut [u8], pair: &mut [u8]) {
+        let PromptKernels { unpack, .. } = self.prompt_kernels();
+        assert_eq!(pair.len(), self.columns / words::BLOCK * PAIR_BYTES, "a pair of tiles");
+        let Weights { tiles, rows, ready } = &self.weights;
+        if !is_float(self.format) || index >= *ready {
+            let tile = self.tile(index, room).as_ptr();
+            // SAFETY: the kernels are the host's; the tile is whole, and there is room for its blocks.
+            return unsafe { unpack(tile, self.units, which, pair.as_mut_ptr()) };
+        }
+        let tile = (self.part(index, tiles), self.part(index, rows));
+        let room = &mut room[..2 * TILE_ROWS * dense::COLUMNS];
+        let blocks = dense::COLUMNS / words::BLOCK;
+        for (unit, pair) in pair.chunks_exact_mut(blocks * PAIR_BYTES).enumerate() {
+            dense::expand_unit(self.family, tile, unit, room);
+            // SAFETY: as above; a unit of so many blocks is a tile as well.
+            unsafe { unpack(room.as_ptr(), blocks, which, pair.as_mut_ptr()) };
+        }
+    }
+
+    fn prompt_kernels(&self) -> PromptKernels {
+        self.kernels.prompts.expect("only such families have rows of words")
     }
 
     /// Products of tile `index` with a tile of tokens.
@@ -203,9 +236,7 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
     let heights = [args.rows_0, args.rows_1, args.rows_2];
     let formats = [args.format_0, args.format_1, args.format_2];
     let (count, columns) = (args.parts as usize, args.columns as usize);
-    let first_tiles = [args.first_tile_0, args.first_tile_1, args.first_tile_2];
     let mut bias_at = first + 2 * count;
-    let file_at = bias_at + args.bias_mask.count_ones() as usize;
     let family = Family::from_code(args.family);
     let mut part = |i: usize| {
         let format = Format::ALL[formats[i] as usize];
@@ -213,30 +244,13 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
         // SAFETY: weights and biases are only read by this launch.
         let bias = has_bias.then(|| unsafe { launch.slice::<f32>(bias_at) });
         bias_at += usize::from(has_bias);
-        let Unit { columns: unit_columns, bytes: unit_bytes } = unit_of(format);
-        let units = columns / unit_columns;
-        let kernels = kernels(family, format);
-        // SAFETY: as above.
-        let weight = unsafe { launch.slice::<u8>(first + 2 * i) };
-        let (rows, ready) = if kernels.tiles.is_some() {
-            // SAFETY: as above.
-            let ready = unsafe { launch.slice::<u32>(file_at + 2 * i + 1)[0] };
-            // SAFETY: as above.
-            let rows = unsafe { launch.slice::<u8>(file_at + 2 * i) };
-            (rows, ready.saturating_sub(first_tiles[i]) as usize)
-        } else {
-            (weight, usize::MAX)
-        };
         Part {
-            kernels,
-            weight,
-            rows,
-            ready,
+            kernels: kernels(family, format),
+            weights: weights(launch, args, first, i),
             family,
             format,
             columns,
-            tile_bytes: units * unit_bytes,
-            units,
+            units: columns / unit_of(format).columns,
             tiles: heights[i] as usize / TILE_ROWS,
             bias,
             y: launch.shared::<f32>(first + 2 * i + 1),
@@ -313,12 +327,12 @@ fn run<'a>(
     .run(launch);
 }
 
-/// Scratch for the largest tile of the launch.
-fn room(args: &Args) -> usize {
-    let formats = [args.format_0, args.format_1, args.format_2].into_iter();
+/// Scratch for the largest tile of the launch, of matrices that have tiles.
+pub(super) fn room(args: &Args) -> usize {
+    let formats = [args.format_0, args.format_1, args.format_2].into_iter().enumerate();
     let room = formats
-        .take(args.parts as usize)
-        .map(|format| room_bytes(Format::ALL[format as usize], args.columns));
+        .filter(|(i, _)| args.tiles_mask >> i & 1 == 1)
+        .map(|(_, format)| room_bytes(Format::ALL[format as usize], args.columns));
     room.max().unwrap_or(0) as usize
 }
 
@@ -394,16 +408,10 @@ impl Work<'_> {
         // SAFETY: scratch belongs to this thread, and the slice of an earlier group is no longer used.
         let scratch = unsafe { launch.scratch::<u8>().part(0..self.room + blocks * PAIR_BYTES) };
         let (room, weights) = scratch.split_at_mut(self.room);
-        let kernels =
-            |part: &Part<'_>| part.kernels.prompts.expect("only such families have rows of words");
         for (which, (part, index)) in group.members().enumerate() {
-            let PromptKernels { unpack, .. } = kernels(part);
-            // SAFETY: the kernels are the host's; the tile is whole, and scratch has room for a pair's blocks.
-            unsafe {
-                unpack(part.tile(index, room).as_ptr(), part.units, which, weights.as_mut_ptr());
-            };
+            part.unpack(index, which, room, weights);
         }
-        let PromptKernels { multiply, .. } = kernels(group.first.0);
+        let PromptKernels { multiply, .. } = group.first.0.prompt_kernels();
         for t in tiles {
             let first = self.rows.exact + t * TILE_TOKENS;
             let tokens = (self.rows.all - first).min(TILE_TOKENS);
