@@ -1,8 +1,6 @@
 //! BF16 rows in 12 bits a number with AVX-512: see [`super::dense`].
 #![expect(unsafe_code, reason = "a CPU kernel: streams rows through raw pointers")]
-use super::dense::{
-    BLOCK, COLUMNS, Head, Quad, ROW_BYTES, ROWS, UNIT_BYTES, column_at, quad_bytes,
-};
+use super::dense::{BLOCK, COLUMNS, Head, Quad, ROW_BYTES, ROWS, UNIT_BYTES, quad_bytes};
 use super::pack::TILE_ROWS;
 use crate::simd::{Vector, cache};
 use std::arch::x86_64::*;
@@ -94,6 +92,12 @@ impl Tables {
             [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
         }
     }
+}
+
+/// The column of a block at a place: the inverse of [`super::dense::place`].
+const fn column_at(place: usize) -> usize {
+    let word = place / 16 * 8 + place % 8;
+    (2 * (place / 8 % 2) + word % 2) * 16 + word / 2
 }
 
 /// Fetches a unit into the second level cache.

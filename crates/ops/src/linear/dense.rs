@@ -63,12 +63,6 @@ pub(super) const fn place(column: usize) -> usize {
     word / 8 * 16 + vector / 2 * 8 + word % 8
 }
 
-/// The inverse of [`place`].
-pub(super) const fn column_at(place: usize) -> usize {
-    let word = place / 16 * 8 + place % 8;
-    (2 * (place / 8 % 2) + word % 2) * 16 + word / 2
-}
-
 /// A number that its code does not tell.
 #[derive(Clone, Copy)]
 pub(super) struct Listed {
