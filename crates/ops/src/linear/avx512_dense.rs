@@ -47,7 +47,8 @@ struct Tables {
 
 impl Tables {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn new(exponents: [u8; 16]) -> Self {
+    fn new(quad: Quad<'_>) -> Self {
+        let exponents: [u8; 16] = std::array::from_fn(|code| quad.exponent(code.to_le_bytes()[0]));
         let table = |bytes: [u8; 16]| {
             // SAFETY: an array has as many bytes as are read.
             _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
@@ -121,7 +122,7 @@ type Sums = [[__m512; VECTORS]; ROWS];
 /// The processor has the features; x has as many columns as the quad.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn multiply_with_features(quad: Quad<'_>, x: *const f32) -> [f32; ROWS] {
-    let tables = Tables::new(quad.exponents());
+    let tables = Tables::new(quad);
     let mut sums: Sums = [[__m512::zero(); VECTORS]; ROWS];
     let units = quad.units.len() / UNIT_BYTES;
     let mut listed = quad.listed().peekable();
@@ -268,7 +269,7 @@ pub(super) fn expand(quad: Quad<'_>, units: Range<usize>, rows: &mut [u8]) {
 /// The processor has the features; the quad has the units, and `rows` has room for four rows of them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn expand_with_features(quad: Quad<'_>, units: Range<usize>, rows: *mut u8) {
-    let tables = Tables::new(quad.exponents());
+    let tables = Tables::new(quad);
     let count = units.len();
     for (i, unit) in units.enumerate() {
         expect_unit(quad.units.as_ptr().wrapping_add((unit + UNITS_AHEAD) * UNIT_BYTES));

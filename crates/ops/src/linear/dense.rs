@@ -130,10 +130,20 @@ impl<'a> Quad<'a> {
         })
     }
 
-    /// The exponent that each code stands for.
-    pub(super) fn exponents(self) -> [u8; 16] {
+    /// A number as its code tells it.
+    fn coded(self, row: usize, column: usize) -> u16 {
+        let unit = &self.units[column / COLUMNS * UNIT_BYTES..][..UNIT_BYTES];
+        let (signs, codes) = unit[row * ROW_BYTES..][..ROW_BYTES].split_at(COLUMNS);
+        let (block, place) = (column % COLUMNS / BLOCK, place(column % BLOCK));
+        let exponent = self.exponent(codes[place] >> (4 * block) & 15);
+        let sign = u16::from(signs[BLOCK * block + place]);
+        (sign & 0x80) << 8 | u16::from(exponent) << 7 | sign & 0x7f
+    }
+
+    /// The exponent that a code stands for.
+    pub(super) const fn exponent(self, code: u8) -> u8 {
         let [first, base, ..] = *self.head;
-        std::array::from_fn(|code| if code == 0 { first } else { base + code.to_le_bytes()[0] })
+        if code == 0 { first } else { base + code }
     }
 }
 
@@ -164,19 +174,27 @@ pub(super) const fn room_bytes(columns: usize) -> usize {
 /// Writes the columns of some units of four rows as the file has them.
 ///
 /// # Panics
-/// When `rows` has another length than four times so many columns, or the family has no kernels.
+/// When `rows` has another length than four times so many columns, or there are no such units.
 pub(super) fn expand(family: Family, quad: Quad<'_>, units: Range<usize>, rows: &mut [u8]) {
     assert_eq!(rows.len(), 2 * ROWS * COLUMNS * units.len(), "four rows");
     assert!(units.end * UNIT_BYTES <= quad.units.len(), "units of the quad");
     match family {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => super::avx512_dense::expand(quad, units.clone(), rows),
-        _ => unreachable!("{family} has no kernels for dense rows: the recorder asks first"),
+        _ => expand_portably(quad, units.clone(), rows),
     }
     let (columns, numbers) = (COLUMNS * units.len(), rows.as_chunks_mut::<2>().0);
     for listed in quad.listed().filter(|listed| units.contains(&(listed.column / COLUMNS))) {
         let at = listed.row * columns + listed.column - units.start * COLUMNS;
         numbers[at] = listed.number.to_le_bytes();
+    }
+}
+
+fn expand_portably(quad: Quad<'_>, units: Range<usize>, rows: &mut [u8]) {
+    let columns = COLUMNS * units.len();
+    for (i, to) in rows.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let (row, column) = (i / columns, units.start * COLUMNS + i % columns);
+        *to = quad.coded(row, column).to_le_bytes();
     }
 }
 
@@ -261,17 +279,9 @@ fn pack_portably(rows: &[u8], tile: &mut [u8]) {
 /// When the tile does not hold it.
 pub(super) fn unpack_row(tile: &[u8], row: usize, out: &mut [f32]) {
     let quad = quad(tile, out.len(), row / ROWS).expect("a row that the tile holds");
-    let (exponents, row) = (quad.exponents(), row % ROWS);
-    let units = quad.units.chunks_exact(UNIT_BYTES).zip(out.chunks_exact_mut(COLUMNS));
-    for (unit, out) in units {
-        let (signs, codes) = unit[row * ROW_BYTES..][..ROW_BYTES].split_at(COLUMNS);
-        for (c, out) in out.iter_mut().enumerate() {
-            let (block, place) = (c / BLOCK, place(c % BLOCK));
-            let exponent = exponents[usize::from(codes[place] >> (4 * block) & 15)];
-            let sign = u16::from(signs[BLOCK * block + place]);
-            let number = (sign & 0x80) << 8 | u16::from(exponent) << 7 | sign & 0x7f;
-            *out = bf16::from_bits(number).to_f32();
-        }
+    let row = row % ROWS;
+    for (column, out) in out.iter_mut().enumerate() {
+        *out = bf16::from_bits(quad.coded(row, column)).to_f32();
     }
     for listed in quad.listed().filter(|listed| listed.row == row) {
         out[listed.column] = bf16::from_bits(listed.number).to_f32();
