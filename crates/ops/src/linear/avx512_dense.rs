@@ -1,5 +1,6 @@
 //! BF16 rows in 12 bits a number with AVX-512: see [`super::dense`].
 #![expect(unsafe_code, reason = "a CPU kernel: streams rows through raw pointers")]
+use super::avx512_words::{Bf16, Halves};
 use super::dense::{BLOCK, COLUMNS, Head, Quad, ROW_BYTES, ROWS, UNIT_BYTES, quad_bytes};
 use super::pack::TILE_ROWS;
 use crate::simd::{Vector, cache};
@@ -216,31 +217,11 @@ unsafe fn add_row([first, second]: Words, x: *const f32, sums: &mut [__m512; VEC
 unsafe fn add_block([first, second]: [__m512i; 2], x: *const f32, sums: &mut [__m512; VECTORS]) {
     // SAFETY: the caller's.
     unsafe {
-        sums[0] = even(first).mul_add(__m512::load(x), sums[0]);
-        sums[1] = odd(first).mul_add(__m512::load(x.add(16)), sums[1]);
-        sums[2] = even(second).mul_add(__m512::load(x.add(32)), sums[2]);
-        sums[3] = odd(second).mul_add(__m512::load(x.add(48)), sums[3]);
+        sums[0] = Bf16::even(first).mul_add(__m512::load(x), sums[0]);
+        sums[1] = Bf16::odd(first).mul_add(__m512::load(x.add(16)), sums[1]);
+        sums[2] = Bf16::even(second).mul_add(__m512::load(x.add(32)), sums[2]);
+        sums[3] = Bf16::odd(second).mul_add(__m512::load(x.add(48)), sums[3]);
     }
-}
-
-/// The numbers in the lower halves of 32-bit lanes.
-///
-/// # Safety
-/// Called from functions with the features.
-#[inline(always)]
-unsafe fn even(words: __m512i) -> __m512 {
-    // SAFETY: register arithmetic only.
-    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)) }
-}
-
-/// The numbers in the upper halves.
-///
-/// # Safety
-/// Called from functions with the features.
-#[inline(always)]
-unsafe fn odd(words: __m512i) -> __m512 {
-    // SAFETY: register arithmetic only.
-    unsafe { _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(-0x1_0000))) }
 }
 
 /// # Safety

@@ -327,7 +327,7 @@ pub(super) fn float_kernels(format: Format) -> PromptKernels {
 }
 
 /// Numbers of 16 bits, whose order by magnitude is that of their bits without the sign.
-trait Halves {
+pub(super) trait Halves {
     /// The lower halves of 32-bit lanes.
     ///
     /// # Safety
@@ -341,7 +341,7 @@ trait Halves {
 }
 
 struct F16;
-struct Bf16;
+pub(super) struct Bf16;
 
 impl Halves for F16 {
     #[inline(always)]

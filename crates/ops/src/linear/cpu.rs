@@ -20,10 +20,8 @@ pub(super) const fn scratch_bytes(columns: u32) -> u32 {
 struct Part<'a> {
     format: Format,
     rows: usize,
-    /// As in the file.
-    weight: &'a [u8],
-    /// Tiles of [`dense`] rows, of which so many are packed.
-    dense: (&'a [u8], usize),
+    /// Tiles, if there are, are those of [`dense`] rows.
+    weights: Weights<'a>,
     bias: Option<&'a [f32]>,
     y: Shared<'a, f32>,
 }
@@ -39,12 +37,10 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
         // SAFETY: weights and biases are only read by this launch.
         let bias = has_bias.then(|| unsafe { launch.slice::<f32>(bias_at) });
         bias_at += usize::from(has_bias);
-        let Weights { tiles, rows: weight, ready } = weights(launch, args, first, i);
         Part {
             format: Format::ALL[formats[i] as usize],
             rows: rows[i] as usize,
-            weight,
-            dense: (tiles, ready),
+            weights: weights(launch, args, first, i),
             bias,
             y: launch.shared::<f32>(first + 2 * i + 1),
         }
@@ -53,6 +49,7 @@ fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<P
 }
 
 /// A matrix's weights.
+#[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
     /// Packed tiles, if there are.
     pub(super) tiles: &'a [u8],
@@ -102,7 +99,7 @@ pub(super) fn integer(launch: &HostLaunch<'_>) {
     for part in parts.iter().flatten() {
         let row_bytes = part.format.row_bytes(n).expect("whole blocks");
         for r in launch.part(part.rows, GROUP) {
-            unpack(part.format, &part.weight[r * row_bytes..(r + 1) * row_bytes], &mut row);
+            unpack(part.format, &part.weights.rows[r * row_bytes..(r + 1) * row_bytes], &mut row);
             for t in 0..tokens {
                 let x = QuantizedRow {
                     codes: &codes[t * n..(t + 1) * n],
@@ -164,7 +161,7 @@ impl FloatProduct<'_> {
     /// `row` and `room` are scratch for a row of numbers and for rows that are packed.
     fn of_rows(&self, rows: Range<usize>, row: &mut [f32], room: &mut [u8]) {
         let (family, columns) = (Family::from_code(self.args.family), self.args.columns as usize);
-        let (tiles, ready) = self.part.dense;
+        let Weights { tiles, ready, .. } = self.part.weights;
         let packed = rows.start..(ready.saturating_mul(TILE_ROWS)).clamp(rows.start, rows.end);
         for first in packed.clone().step_by(dense::ROWS) {
             let Some(quad) = dense::quad(tiles, columns, first / dense::ROWS) else {
@@ -187,7 +184,7 @@ impl FloatProduct<'_> {
 
     fn in_file(&self, rows: Range<usize>, row: &mut [f32]) {
         let row_bytes = self.part.format.row_bytes(row.len()).expect("whole blocks");
-        let weight = &self.part.weight[rows.start * row_bytes..rows.end * row_bytes];
+        let weight = &self.part.weights.rows[rows.start * row_bytes..rows.end * row_bytes];
         self.multiply(rows.start, weight, row);
     }
 
