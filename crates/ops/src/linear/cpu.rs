@@ -110,7 +110,7 @@ pub(super) fn integer(launch: &HostLaunch<'_>) {
             }
         }
     }
-    finish(launch, &args, &parts, tokens);
+    finish(launch, &args, &parts, 0..tokens);
 }
 
 pub(super) fn multiply_float(launch: &HostLaunch<'_>) {
@@ -135,17 +135,58 @@ pub(super) fn multiply_rows(
         (launch.scratch::<f32>().part(0..n), launch.scratch::<u8>().part(room))
     };
     let parts = parts(launch, args, first);
-    for part in parts.iter().flatten() {
-        assert!(is_float(part.format), "the recorder sends quantized formats to other programs");
-        for (prompt, tokens) in [(false, 0..tokens.exact), (true, tokens.exact..tokens.all)] {
-            if !tokens.is_empty() {
-                let x = &x[tokens.start * n..tokens.end * n];
-                let product = FloatProduct { part, args, prompt, first_token: tokens.start, x };
-                product.of_rows(launch.part(part.rows, GROUP), row, room);
+    let float = parts.iter().flatten().all(|part| is_float(part.format));
+    assert!(float, "the recorder sends quantized formats to other programs");
+    let mut of_rows = |part, prompt, tokens: Range<usize>, rows| {
+        let x = &x[tokens.start * n..tokens.end * n];
+        let product = FloatProduct { part, args, prompt, first_token: tokens.start, x };
+        product.of_rows(rows, row, room);
+    };
+    let (exact, prompt) = (0..tokens.exact, tokens.exact..tokens.all);
+    if !exact.is_empty() {
+        // A token is waited for, so threads help the one whose memory is slow.
+        let groups = sets(&parts, args).map(|(_, rows)| rows.div_ceil(GROUP)).sum();
+        launch.pieces(groups, 1, |piece| {
+            for (set, rows) in of_piece(sets(&parts, args), piece) {
+                for part in set.iter().flatten() {
+                    of_rows(part, false, exact.clone(), rows.clone());
+                }
+                activate(args, set, exact.clone(), rows);
             }
-        }
+        });
     }
-    finish(launch, args, &parts, tokens.all);
+    if !prompt.is_empty() {
+        // Many tokens meet each row, in chunks that stay in the cache while all rows of a thread pass by.
+        for part in parts.iter().flatten() {
+            of_rows(part, true, prompt.clone(), launch.part(part.rows, GROUP));
+        }
+        finish(launch, args, &parts, prompt);
+    }
+}
+
+/// The matrices whose rows go together, an up with its gate and any other alone, and how many rows they have.
+fn sets<'a, 'b>(
+    parts: &'a [Option<Part<'b>>],
+    args: &Args,
+) -> impl Iterator<Item = (&'a [Option<Part<'b>>], usize)> {
+    let gated = matches!(Epilogue::from_code(args.epilogue), Epilogue::Gate(_));
+    let sets = parts.chunks(if gated { 2 } else { 1 });
+    sets.filter_map(|set| set.first()?.as_ref().map(|first| (set, first.rows)))
+}
+
+/// What of each set is in a piece of the groups of 16 rows of all sets.
+fn of_piece<S>(
+    sets: impl Iterator<Item = (S, usize)>,
+    piece: Range<usize>,
+) -> impl Iterator<Item = (S, Range<usize>)> {
+    let mut before = 0;
+    sets.filter_map(move |(set, rows)| {
+        let first = before;
+        before += rows.div_ceil(GROUP);
+        let bound = |group: usize| (group.clamp(first, before) - first) * GROUP;
+        let rows = bound(piece.start)..bound(piece.end).min(rows);
+        (!rows.is_empty()).then_some((set, rows))
+    })
 }
 
 /// A matrix and rows of x, all of prompts or none.
@@ -212,17 +253,29 @@ fn store(part: &Part<'_>, args: &Args, (t, r): (usize, usize), product: f32) {
     *y = if args.epilogue == Epilogue::Accumulate.code() { *y + product } else { product };
 }
 
-/// Applies an activation to the columns that this thread has just written.
-fn finish(launch: &HostLaunch<'_>, args: &Args, parts: &[Option<Part<'_>>; PARTS], tokens: usize) {
-    let (activation, gated) = match Epilogue::from_code(args.epilogue) {
-        Epilogue::Store | Epilogue::Accumulate => return,
-        Epilogue::Gate(activation) => (activation, true),
-        Epilogue::Activate(activation) => (activation, false),
+/// Applies an activation to the columns of [`HostLaunch::part`], which this thread has just written.
+fn finish(
+    launch: &HostLaunch<'_>,
+    args: &Args,
+    parts: &[Option<Part<'_>>; PARTS],
+    tokens: Range<usize>,
+) {
+    for (set, rows) in sets(parts, args) {
+        activate(args, set, tokens.clone(), launch.part(rows, GROUP));
+    }
+}
+
+/// Applies an activation to columns that this thread has just written.
+fn activate(args: &Args, set: &[Option<Part<'_>>], tokens: Range<usize>, columns: Range<usize>) {
+    let (Epilogue::Gate(activation) | Epilogue::Activate(activation)) =
+        Epilogue::from_code(args.epilogue)
+    else {
+        return;
     };
-    let [Some(gate), up, _] = parts else { return };
-    let up = up.as_ref().filter(|_| gated);
-    let columns = launch.part(gate.rows, GROUP);
-    for t in 0..tokens {
+    let mut parts = set.iter().flatten();
+    let Some(gate) = parts.next() else { return };
+    let up = parts.next();
+    for t in tokens {
         let at = t * gate.rows;
         let range = at + columns.start..at + columns.end;
         // SAFETY: as in `store`; both matrices have the same rows, so this thread wrote both parts.
