@@ -36,7 +36,7 @@ impl PerFormat for Avx512 {
 /// no stream and yields a fifth of the bandwidth. In the others it yields all of it, and asking costs a quarter (Zen 4, 32 KiB).
 const PREFETCH_BYTES: usize = 8192;
 /// Of a first level cache with that room.
-const ROOMY_BYTES: usize = 48 << 10;
+pub(super) const ROOMY_BYTES: usize = 48 << 10;
 
 /// Up to so many tokens the blocks of a unit are unrolled: their shifts become constants, which costs code and saves time
 /// where unpacking weighs more than products.
