@@ -1,5 +1,5 @@
 //! Which kernels a processor gets: for people who ask why something is slow.
-use crate::quantize::words;
+use crate::linear::float_words;
 use crate::simd::Family;
 use hal::{Info, Program};
 
@@ -10,10 +10,7 @@ const BY_FAMILY: [(&Program, &[Family]); 5] = [
     (&crate::linear::TILES, ALL),
     (&crate::linear::TILES_OF_ROWS, ALL),
     (&crate::linear::FLOAT, ALL),
-    (
-        &crate::quantize::QUANTIZE_PANEL,
-        &[Family::Avx512Vnni, Family::NeonDotprod, Family::NeonI8mm],
-    ),
+    (&crate::quantize::QUANTIZE_PANEL, ALL),
     (&crate::attend::ATTEND, ALL),
 ];
 
@@ -43,7 +40,7 @@ pub fn kernels_chosen(info: &Info) -> Vec<(&'static str, Family)> {
     };
     let chosen = BY_FAMILY.iter().map(|(program, families)| (program.name, of(families)));
     // Elsewhere no step runs it.
-    let words = words::are_for(best).then_some((crate::linear::FLOAT_WORDS.name, best));
+    let words = float_words::has_kernels(best).then_some((crate::linear::FLOAT_WORDS.name, best));
     chosen
         .chain(words)
         .chain(PORTABLE.iter().map(|program| (program.name, Family::Portable)))
@@ -66,7 +63,7 @@ mod tests {
         let features = vec!["avx2", "fma", "f16c"];
         let avx2 = kernels_chosen(&Info { features, ..Info::new(Kind::Cpu) });
         assert!(avx2.contains(&("linear_tiles", Family::Avx2)));
-        assert!(avx2.contains(&("quantize_panel", Family::Portable)));
+        assert!(avx2.contains(&("quantize_panel", Family::Avx2)));
         assert!(avx2.iter().all(|(name, _)| *name != "linear_float_words"));
     }
 }

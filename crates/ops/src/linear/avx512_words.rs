@@ -1,207 +1,114 @@
 //! Products for prompts with AVX-512 VNNI: weights and activations as 16-bit words, two tiles of weights at a time.
 //!
-//! [`super::avx512`] multiplies an activation's two int8 levels with codes of 4 to 8 bits: exact, but each scale of 32 columns
-//! costs a product and a sum beside 16 dot products, and so does each minimum. A prompt meets every weight hundreds of times,
-//! so here two tiles are unpacked once per chunk of tokens into words with one scale per row and 64 columns,
-//! `w = scale * word`, |word| <= 4095, and `vpdpwssd` does as many products per instruction as two levels of bytes do, with
-//! nothing but one conversion and two products beside 32 dot products. That rounds a weight to 1/8190 of its block's largest
-//! and an activation to 1/16382 (see [`crate::quantize::words`]); 4095 * 8191 * 64 stays below 2^31.
+//! `vpdpwssd` does as many products per instruction with words as two levels of bytes take from `vpdpbusd`, with nothing but one
+//! conversion and two products beside 32 dot products of a block: see [`super::tile_words`].
 //!
 //! One broadcast of an activation feeds two tiles (32 rows) and each load of weights four tokens: three loads for four dot
 //! products, which the load ports can bear.
 //!
 //! Half of the products become sums where that pays: see [`pairs`]. The two columns of a product are an even one and the odd one
 //! beside it, which lie in steps of their own.
-//!
-//! A block of 64 columns of two unpacked tiles:
-//!
-//! ```text
-//!   32 x { words of a step: tile 0 [64], tile 1 [64] }   scale: 2 x f32 x16   start: 2 x i32 x16
-//! ```
-//!
-//! A step is two columns of 16 rows, in the order that costs unpacking least: of each 4 columns the even ones, then the odd ones
-//! (`quantize::words` has the same order).
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
 use super::avx512::{Avx512, float, word};
 use super::pack::TILE_ROWS;
+use super::tile_words::{self, BOTH, ODD, SCALES, STARTS, STEPS, WORD_MAX, WordRegisters};
 use super::tiles::{PAIR_BYTES, PromptKernels};
-use super::units::{At, Packed, bias, codes, each, groups, mins, scales, unit_of};
+use super::units::{Packed, each};
 use crate::format::Format;
 use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
 use crate::simd::pairs;
 use std::arch::x86_64::*;
-
-/// Largest word of a weight before its three roundings.
-const WORD_MAX: f32 = 4094.0;
-/// A vector of each tile.
-const BOTH: usize = 2 * 64;
-/// Steps of a block.
-const STEPS: usize = BLOCK / 2;
-/// Where scales lie behind the steps, and starts behind those, here and in groups of tokens.
-const SCALES: usize = STEPS;
-const STARTS: usize = STEPS + 1;
-/// From a step of even columns to that of the odd ones beside them.
-const ODD: usize = 4;
 
 pub(super) fn kernels<F: Packed>() -> PromptKernels {
     // SAFETY: kernels are only asked for where the processor has the features.
     PromptKernels { unpack: unpack::<F>, multiply: unsafe { fastest() } }
 }
 
-/// Unpacks a tile as tile `which` of a pair.
+/// As [`tile_words::unpack`].
 ///
 /// # Safety
-/// The processor has the features; `tile` has `units` units, `to` room for as many columns of a pair, on a boundary of 64 bytes.
+/// The processor has the features; the rest as there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn unpack<F: Packed>(tile: *const u8, units: usize, which: usize, to: *mut u8) {
-    let unit_size = const { unit_of::<F>() };
-    let mut to = to.wrapping_add(64 * which);
-    for u in 0..units {
-        let unit = tile.wrapping_add(u * unit_size.bytes);
-        for block in (0..unit_size.columns / 32).step_by(2) {
-            // SAFETY: the caller says how many units there are, and that blocks have room.
-            unsafe { unpack_block::<F>(At::whole(unit), block, to) };
-            to = to.wrapping_add(PAIR_BYTES);
+    // SAFETY: the caller's.
+    unsafe { tile_words::unpack::<Avx512, F>(tile, units, which, to) }
+}
+
+impl WordRegisters for Avx512 {
+    const STARTS: bool = true;
+
+    #[inline(always)]
+    unsafe fn numbers(x: f32) -> __m512 {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn larger_magnitude(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)) }
+    }
+    #[inline(always)]
+    unsafe fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    unsafe fn quotient_or_zero(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: register arithmetic only.
+        unsafe {
+            let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(b, _mm512_setzero_ps());
+            _mm512_maskz_div_ps(some, a, b)
         }
     }
-}
-
-/// Unpacks 64 columns from block `block` of 32 columns on.
-///
-/// # Safety
-/// As for [`unpack`].
-#[inline(always)]
-unsafe fn unpack_block<F: Packed>(unit: At, block: usize, to: *mut u8) {
-    // SAFETY: the caller's; only called from a function with the features.
-    unsafe {
-        let (scales_a, scales_b) =
-            (scales::<Avx512, F>(unit, block), scales::<Avx512, F>(unit, block + 1));
-        let (offsets_a, offsets_b) =
-            (offsets::<F>(unit, block, scales_a), offsets::<F>(unit, block + 1, scales_b));
-        let largest =
-            _mm512_max_ps(largest::<F>(scales_a, offsets_a), largest::<F>(scales_b, offsets_b));
-        let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(largest, _mm512_setzero_ps());
-        let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WORD_MAX), largest);
-        let scale = _mm512_mul_ps(largest, _mm512_set1_ps(1.0 / WORD_MAX));
-        _mm512_store_ps(to.add(SCALES * BOTH).cast(), scale);
-        let products = _mm512_setzero_si512();
-        let first = codes::<Avx512, F>(unit, block);
-        let products = half::<F>(first, scales_a, offsets_a, inverse, (to, products));
-        let second = (codes::<Avx512, F>(unit, block + 1), to.add(STEPS / 2 * BOTH));
-        let products = half::<F>(second.0, scales_b, offsets_b, inverse, (second.1, products));
-        store_start(products, to);
-    }
-}
-
-/// What codes of 0 stand for, per group.
-///
-/// # Safety
-/// As for [`unpack`].
-#[inline(always)]
-unsafe fn offsets<F: Packed>(unit: At, block: usize, scales: [__m512; 2]) -> [__m512; 2] {
-    // SAFETY: the caller's.
-    unsafe {
-        match bias::<Avx512>(F::FORMAT) {
-            None => mins::<Avx512, F>(unit, block),
-            Some(bias) => {
-                let bias = _mm512_set1_ps(-((1 << bias) as f32));
-                [_mm512_mul_ps(scales[0], bias), _mm512_mul_ps(scales[1], bias)]
-            }
+    #[inline(always)]
+    unsafe fn both_halves(x: __m512) -> __m512i {
+        // SAFETY: register arithmetic only.
+        unsafe {
+            let x = _mm512_cvtps_epi32(x);
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, x, _mm512_slli_epi32::<16>(x))
         }
     }
-}
-
-/// Bits of a code.
-const fn bits(format: Format) -> u32 {
-    match format {
-        Format::Q2K => 2,
-        Format::Q3K => 3,
-        Format::Q5_0 | Format::Q5_1 | Format::Q5K | Format::Mxfp4 => 5,
-        Format::Q6K => 6,
-        Format::Q8_0 | Format::Iq4Nl | Format::Iq4Xs => 8,
-        _ => 4,
-    }
-}
-
-/// A bound of the magnitude of 32 columns' weights: codes of 0 and the largest code.
-///
-/// # Safety
-/// Called from functions with the features.
-#[inline(always)]
-unsafe fn largest<F: Packed>(scales: [__m512; 2], offsets: [__m512; 2]) -> __m512 {
-    // SAFETY: register arithmetic only.
-    unsafe {
-        let code = _mm512_set1_ps(((1 << bits(F::FORMAT)) - 1) as f32);
-        let bound = each!([0, 1], |g| {
-            let top = _mm512_abs_ps(_mm512_fmadd_ps(scales[g], code, offsets[g]));
-            _mm512_max_ps(_mm512_abs_ps(offsets[g]), top)
-        });
-        _mm512_max_ps(bound[0], bound[groups(F::FORMAT) - 1])
-    }
-}
-
-/// Unpacks 32 columns: `word = code * scale + offset` in fixed point. A code goes to the top of 15 bits, and `vpmulhrsw` takes
-/// the rounded top half of its product with the scale in units of 2^-BITS.
-///
-/// # Safety
-/// `to` has room for 16 steps of a pair; called from functions with the features.
-#[inline(always)]
-unsafe fn half<F: Packed>(
-    codes: [__m512i; 8],
-    scales: [__m512; 2],
-    offsets: [__m512; 2],
-    inverse: __m512,
-    (to, mut products): (*mut u8, __m512i),
-) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe {
-        let unit = _mm512_mul_ps(inverse, _mm512_set1_ps((1 << bits(F::FORMAT)) as f32));
-        let scales = each!([0, 1], |g| both_halves(_mm512_mul_ps(scales[g], unit)));
-        let offsets = each!([0, 1], |g| both_halves(_mm512_mul_ps(offsets[g], inverse)));
-        let mask = _mm512_set1_epi16(((1 << bits(F::FORMAT)) - 1) << (15 - bits(F::FORMAT)));
-        for (i, codes) in codes.into_iter().enumerate() {
-            let g = i / 4 % groups(F::FORMAT);
-            let even = _mm512_sll_epi16(codes, _mm_cvtsi32_si128(15 - bits(F::FORMAT) as i32));
-            let odd = match bits(F::FORMAT) {
-                8 => _mm512_srli_epi16::<1>(codes),
-                bits => _mm512_sll_epi16(codes, _mm_cvtsi32_si128(7 - bits as i32)),
+    #[inline(always)]
+    unsafe fn field(codes: __m512i, up: i32, mask: i16) -> __m512i {
+        // SAFETY: register arithmetic only.
+        unsafe {
+            let moved = if up < 0 {
+                _mm512_srl_epi16(codes, _mm_cvtsi32_si128(-up))
+            } else {
+                _mm512_sll_epi16(codes, _mm_cvtsi32_si128(up))
             };
-            let words = each!([even, odd], |top| {
-                let product = _mm512_mulhrs_epi16(_mm512_and_si512(top, mask), scales[g]);
-                _mm512_add_epi16(product, offsets[g])
-            });
-            let even_step = 8 * (i / 4) + i % 4;
-            _mm512_store_si512(to.add(BOTH * even_step).cast(), words[0]);
-            _mm512_store_si512(to.add(BOTH * (even_step + ODD)).cast(), words[1]);
-            products = _mm512_dpwssd_epi32(products, words[0], words[1]);
+            _mm512_and_si512(moved, _mm512_set1_epi16(mask))
         }
-        products
     }
-}
-
-/// Stores where the sums of a tile's rows start: minus the products of each two neighbouring columns.
-///
-/// # Safety
-/// `to` is a tile's part of a block; called from functions with the features.
-#[inline(always)]
-unsafe fn store_start(products: __m512i, to: *mut u8) {
-    // SAFETY: the caller's.
-    unsafe {
-        let start = _mm512_sub_epi32(_mm512_setzero_si512(), products);
-        _mm512_store_si512(to.add(STARTS * BOTH).cast(), start);
+    #[inline(always)]
+    unsafe fn scaled(words: __m512i, scale: __m512i, offset: __m512i) -> __m512i {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_add_epi16(_mm512_mulhrs_epi16(words, scale), offset) }
     }
-}
-
-/// Rounds to integers below 2^15, each in both halves of its lane.
-///
-/// # Safety
-/// Called from functions with the features.
-#[inline(always)]
-unsafe fn both_halves(x: __m512) -> __m512i {
-    // SAFETY: register arithmetic only.
-    unsafe {
-        let x = _mm512_cvtps_epi32(x);
-        _mm512_mask_blend_epi16(0xaaaa_aaaa, x, _mm512_slli_epi32::<16>(x))
+    #[inline(always)]
+    unsafe fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_dpwssd_epi32(sum, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn negative_integers(x: __m512i) -> __m512i {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_sub_epi32(_mm512_setzero_si512(), x) }
+    }
+    #[inline(always)]
+    unsafe fn integers() -> __m512i {
+        // SAFETY: register arithmetic only.
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn store(x: __m512i, to: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe { _mm512_store_si512(to.cast(), x) }
+    }
+    #[inline(always)]
+    unsafe fn store_numbers(x: __m512, to: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe { _mm512_store_ps(to.cast(), x) }
     }
 }
 
@@ -424,7 +331,7 @@ unsafe fn unpack_columns<H: Halves>(rows: *const u8, stride: usize, to: *mut u8)
             _mm512_store_si512(to.add(BOTH * (step + ODD)).cast(), odd);
             products = _mm512_dpwssd_epi32(products, even, odd);
         }
-        store_start(products, to);
+        Avx512::store(Avx512::negative_integers(products), to.add(STARTS * BOTH));
     }
 }
 

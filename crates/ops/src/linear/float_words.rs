@@ -14,9 +14,14 @@ use crate::quantize::words;
 use crate::simd::Family;
 use hal::cpu::HostLaunch;
 
+/// Whether a family unpacks rows as in the file.
+pub(crate) const fn has_kernels(family: Family) -> bool {
+    matches!(family, Family::Avx512Vnni)
+}
+
 /// Whether a family can multiply a matrix here.
 pub(super) fn fits(family: Family, weight: &Weight) -> bool {
-    words::are_for(family)
+    has_kernels(family)
         && matches!(weight.format, Format::F16 | Format::Bf16)
         && (weight.rows as usize).is_multiple_of(TILE_ROWS)
         && (weight.columns as usize).is_multiple_of(words::BLOCK)

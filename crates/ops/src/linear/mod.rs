@@ -14,6 +14,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_pack;
 #[cfg(target_arch = "x86_64")]
+mod avx2_words;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_dense;
@@ -27,7 +29,7 @@ mod cases;
 mod cpu;
 mod dense;
 mod float;
-mod float_words;
+pub(crate) mod float_words;
 mod gpu;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -38,6 +40,8 @@ mod neon_pack;
 pub mod pack;
 pub mod packing;
 pub mod reference;
+#[cfg(target_arch = "x86_64")]
+mod tile_words;
 mod tiles;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod turn;

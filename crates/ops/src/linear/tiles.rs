@@ -44,6 +44,7 @@ struct Kernels {
 }
 
 fn kernels(family: Family, format: Format) -> Kernels {
+    #[cfg(target_arch = "aarch64")]
     let only = |tiles| Kernels { tiles: Some(tiles), ..Kernels::default() };
     match family {
         #[cfg(target_arch = "x86_64")]
@@ -57,7 +58,10 @@ fn kernels(family: Family, format: Format) -> Kernels {
             Kernels { tiles: Some(tiles), prompts: Some(prompts) }
         }
         #[cfg(target_arch = "x86_64")]
-        Family::Avx2 => only(super::units::of_format::<super::avx2::Avx2>(format)),
+        Family::Avx2 => {
+            let (tiles, prompts) = super::units::of_format::<super::avx2::Avx2>(format);
+            Kernels { tiles: Some(tiles), prompts: Some(prompts) }
+        }
         #[cfg(target_arch = "aarch64")]
         Family::NeonDotprod => only(super::units::of_format::<super::neon::Dotprod>(format)),
         #[cfg(target_arch = "aarch64")]

@@ -151,6 +151,9 @@ pub(crate) fn quantize_tile(
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the family was found on this processor.
             Family::Avx512Vnni => unsafe { avx512::row(x, norm, tile.width, t, to) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Family::Avx2 => unsafe { row_with_avx2(x, norm, (tile.width, t), to) },
             #[cfg(target_arch = "aarch64")]
             Family::NeonDotprod | Family::NeonI8mm => {
                 neon::row(x, norm, (tile.width, t), family == Family::NeonI8mm, to);
@@ -160,7 +163,15 @@ pub(crate) fn quantize_tile(
     }
 }
 
-/// The definition, for families without code of their own.
+/// What the compiler makes of the definition where rounding is an instruction.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn row_with_avx2(x: &[f32], norm: Option<RowNorm<'_>>, place: (usize, usize), to: &mut [u8]) {
+    row(x, norm, place, to);
+}
+
+/// The definition.
+#[inline(always)]
 fn row(x: &[f32], norm: Option<RowNorm<'_>>, (width, t): (usize, usize), to: &mut [u8]) {
     let moments = norm.map(|norm| moments(x, norm));
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(to.chunks_exact_mut(width * TOKEN_BYTES));
@@ -179,6 +190,7 @@ fn row(x: &[f32], norm: Option<RowNorm<'_>>, (width, t): (usize, usize), to: &mu
     }
 }
 
+#[inline(always)]
 fn block(x: &[f32; BLOCK], (width, t): (usize, usize), to: &mut [u8]) {
     let max = x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let scale = max / CODE_MAX;

@@ -1,4 +1,4 @@
-//! Activations of prompts as 16-bit words, four tokens together, as the kernels of `linear::avx512_words` read them.
+//! Activations of prompts as 16-bit words, four tokens together, as kernels multiply them with `linear::tile_words`.
 //!
 //! Contract: per block of 64 columns `scale = max|x| / 8191`, `word = round(x / scale)`. A group of four tokens is a run of
 //! blocks; tokens past the last are zeros:
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Of 16 columns the steps are: 0 2, 4 6, 8 10, 12 14, then 1 3, 5 7, 9 11, 13 15. A start is minus the sum of the products of
-//! columns 2 i and 2 i + 1: where the kernels' sums begin.
+//! columns 2 i and 2 i + 1: where the sums of AVX-512 kernels begin; of other families it is 0.
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "a CPU kernel"))]
 use super::panel::RowNorm;
 use crate::simd::Family;
@@ -17,12 +17,15 @@ use crate::simd::Family;
 pub(crate) const BLOCK: usize = 64;
 /// Tokens of a group.
 pub(crate) const TOKENS: usize = 4;
+/// The largest word.
+#[cfg(target_arch = "x86_64")]
+const WORD_MAX: f32 = 8191.0;
 /// Bytes of a group's block.
 pub(crate) const BLOCK_BYTES: usize = TOKENS * (2 * BLOCK + 4 + 4);
 
 /// Whether a family's kernels for prompts read words.
 pub(crate) fn are_for(family: Family) -> bool {
-    family == Family::Avx512Vnni
+    matches!(family, Family::Avx2 | Family::Avx512Vnni)
 }
 
 /// Bytes of a group.
@@ -49,19 +52,19 @@ pub(crate) fn quantize_group(
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the family was found on this processor.
     unsafe {
-        avx512::group(x, columns, norm, to);
+        match family {
+            Family::Avx2 => avx2::group(x, columns, norm, to),
+            _ => avx512::group(x, columns, norm, to),
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512 {
-    use super::{BLOCK, BLOCK_BYTES, TOKENS, group_bytes};
+    use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, group_bytes};
     use crate::quantize::panel::avx512::normalized;
     use crate::quantize::panel::{RowNorm, moments};
     use std::arch::x86_64::*;
-
-    /// The largest word.
-    const WORD_MAX: f32 = 8191.0;
 
     /// As [`super::quantize_group`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -153,6 +156,115 @@ pub(crate) mod avx512 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, group_bytes};
+    use crate::quantize::panel::{RowNorm, moments};
+    use std::arch::x86_64::*;
+
+    /// As [`super::quantize_group`].
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn group(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>, to: &mut [u8]) {
+        let tokens = x.len() / columns;
+        assert!((1..=TOKENS).contains(&tokens) && to.len() == group_bytes(columns), "one group");
+        let mut factors = [(0.0, 0.0); TOKENS];
+        for (factors, x) in factors.iter_mut().zip(x.chunks_exact(columns)) {
+            *factors = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
+        }
+        for (b, to) in to.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {
+            let mut words = [[_mm256_setzero_si256(); BLOCK / 8]; TOKENS];
+            let mut scales = [0.0_f32; TOKENS];
+            for t in 0..tokens {
+                let x = &x[t * columns + BLOCK * b..][..BLOCK];
+                let mut parts = [_mm256_setzero_ps(); BLOCK / 8];
+                for (i, part) in parts.iter_mut().enumerate() {
+                    *part = normalized(&x[8 * i..], norm, factors[t], BLOCK * b + 8 * i);
+                }
+                (words[t], scales[t]) = rounded(parts);
+            }
+            store(words, scales, to);
+        }
+    }
+
+    /// 8 numbers from column `at` on, normalized if there is a norm.
+    #[target_feature(enable = "avx2,fma")]
+    fn normalized(
+        x: &[f32],
+        norm: Option<RowNorm<'_>>,
+        (mean, factor): (f32, f32),
+        at: usize,
+    ) -> __m256 {
+        let x = load(x);
+        let Some(norm) = norm else { return x };
+        let centred = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_set1_ps(mean)), _mm256_set1_ps(factor));
+        let x = _mm256_mul_ps(centred, load(&norm.weight[at..]));
+        norm.bias.map_or(x, |bias| _mm256_add_ps(x, load(&bias[at..])))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn load(x: &[f32]) -> __m256 {
+        let x: &[f32; 8] = x.first_chunk().expect("whole blocks");
+        // SAFETY: 8 numbers, just checked.
+        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    }
+
+    /// Words in 32-bit lanes, and their scale.
+    #[target_feature(enable = "avx2,fma")]
+    fn rounded(x: [__m256; BLOCK / 8]) -> ([__m256i; BLOCK / 8], f32) {
+        let mut largest = _mm256_setzero_ps();
+        for x in x {
+            largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0), x));
+        }
+        let mut lanes = [0.0_f32; 8];
+        // SAFETY: the array has 8 numbers.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), largest) };
+        let max = lanes.into_iter().fold(0.0, f32::max);
+        let inverse = _mm256_set1_ps(if max > 0.0 { WORD_MAX / max } else { 0.0 });
+        let mut words = [_mm256_setzero_si256(); BLOCK / 8];
+        for (words, x) in words.iter_mut().zip(x) {
+            *words = _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse));
+        }
+        (words, max / WORD_MAX)
+    }
+
+    /// As in AVX-512, with two times four columns.
+    #[target_feature(enable = "avx2,fma")]
+    fn in_twos(words: __m256i) -> __m256i {
+        let upper = _mm256_unpackhi_epi64(words, words);
+        _mm256_blend_epi16::<0xaa>(words, _mm256_slli_epi32::<16>(upper))
+    }
+
+    /// Joins columns in twos and puts the tokens beside each other. Starts stay 0.
+    #[target_feature(enable = "avx2,fma")]
+    fn store(
+        words: [[__m256i; BLOCK / 8]; TOKENS],
+        scales: [f32; TOKENS],
+        to: &mut [u8; BLOCK_BYTES],
+    ) {
+        for i in 0..BLOCK / 8 {
+            let mut twos = [_mm256_setzero_si256(); TOKENS];
+            for (twos, words) in twos.iter_mut().zip(&words) {
+                *twos = in_twos(words[i]);
+            }
+            let first = _mm256_unpacklo_epi32(twos[0], twos[1]);
+            let second = _mm256_unpacklo_epi32(twos[2], twos[3]);
+            let even = _mm256_unpacklo_epi64(first, second);
+            let odd = _mm256_unpackhi_epi64(first, second);
+            let to = &mut to[128 * (i / 2) + 32 * (i % 2)..][..96];
+            // SAFETY: 96 bytes, and stores need no alignment.
+            unsafe {
+                _mm256_storeu_si256(to.as_mut_ptr().cast(), even);
+                _mm256_storeu_si256(to.as_mut_ptr().add(64).cast(), odd);
+            }
+        }
+        let (of_words, starts) = to[2 * TOKENS * BLOCK..].split_at_mut(4 * TOKENS);
+        for (to, scale) in of_words.as_chunks_mut::<4>().0.iter_mut().zip(scales) {
+            *to = scale.to_le_bytes();
+        }
+        starts.fill(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,11 +286,15 @@ mod tests {
 
     #[test]
     fn words_are_the_columns_in_units_of_the_largest() {
-        let family = Family::host();
-        if !are_for(family) {
-            eprintln!("SKIPPED: words of prompts: {family} has no kernels for them");
-            return;
+        let families = Family::ALL.into_iter().filter(|family| are_for(*family));
+        let families: Vec<_> = families.filter(|family| family.runs_here()).collect();
+        if families.is_empty() {
+            eprintln!("SKIPPED: words of prompts: no family here has kernels for them");
         }
+        families.into_iter().for_each(check_words);
+    }
+
+    fn check_words(family: Family) {
         let (columns, mut random) = (192, Random::new(5));
         for tokens in 1..=TOKENS {
             let mut x = random.normals(tokens * columns);
