@@ -13,6 +13,8 @@ pub(crate) struct Environment {
     /// What can be made again.
     pub(crate) cache_root: Option<PathBuf>,
     pub(crate) sources: Sources,
+    /// Features of the CPU to leave unused.
+    pub(crate) cpu_without: Vec<String>,
 }
 
 impl Environment {
@@ -34,6 +36,9 @@ impl Environment {
                 hub_token: text("HF_TOKEN"),
                 python: path("RUSSET_PYTHON").unwrap_or_else(|| PathBuf::from("python3")),
             },
+            cpu_without: text("RUSSET_CPU_WITHOUT")
+                .map(|names| names.split(',').map(|name| name.trim().to_owned()).collect())
+                .unwrap_or_default(),
         }
     }
 

@@ -20,6 +20,7 @@ mod store;
 mod synth;
 mod table;
 
+use anyhow::anyhow;
 use args::{Arguments, Command};
 use clap::Parser as _;
 use environment::Environment;
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: &Command, environment: &Environment) -> anyhow::Result<ExitCode> {
+    hal::cpu::leave_out(environment.cpu_without.clone())
+        .map_err(|error| anyhow!("RUSSET_CPU_WITHOUT: {error}, this processor's features"))?;
     match command {
         Command::Run(arguments) => run::run(arguments, environment),
         Command::Chat(arguments) => chat::chat(arguments, environment),

@@ -300,6 +300,28 @@ fn devices_and_doctor_report_every_kind() {
 }
 
 #[test]
+fn a_processor_runs_what_one_with_fewer_features_runs() {
+    let home = Home::new("without");
+    let without = |features: &str, arguments: &[&str]| {
+        home.command(arguments).env("RUSSET_CPU_WITHOUT", features).output().unwrap()
+    };
+    let wrong = without("avx9", &["doctor"]);
+    assert!(!wrong.status.success());
+    let error = text(&wrong.stderr);
+    assert!(error.contains("RUSSET_CPU_WITHOUT") && error.contains("\"avx9\""), "{error}");
+    let kernels = |output: Output| {
+        let report: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+        report["kernels"]["linear_tiles"].as_str().unwrap().to_owned()
+    };
+    if kernels(without("", &["doctor", "--json"])) != "avx512-vnni" {
+        eprintln!("SKIPPED: a processor without AVX-512: this one has none to leave out");
+        return;
+    }
+    assert_eq!(kernels(without("avx512vnni, avx512f", &["doctor", "--json"])), "avx2");
+    assert_eq!(kernels(without("avx512vnni,avx2", &["doctor", "--json"])), "portable");
+}
+
+#[test]
 fn bench_measures_each_size_at_each_depth() {
     let home = Home::new("bench");
     let plot = home.0.join("plot.svg");

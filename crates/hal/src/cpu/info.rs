@@ -2,6 +2,30 @@
 use super::cgroup::memory_limit;
 use super::threads::{self, Threads};
 use crate::{Info, Kind, MatrixUnits};
+use std::sync::OnceLock;
+
+static LEFT_OUT: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Leaves features of this processor unused from now on, so that it runs what lesser ones run. For one call before any other of this
+/// module and of kernels, which ask once.
+///
+/// # Errors
+/// The name of a feature that this processor does not have or that nothing here asks for.
+pub fn leave_out(names: Vec<String>) -> Result<(), String> {
+    let found = features();
+    if let Some(unknown) = names.iter().find(|name| !found.contains(&name.as_str())) {
+        return Err(format!("{unknown:?} is none of {}", found.join(", ")));
+    }
+    // A second call changes nothing: kernels may have been chosen.
+    LEFT_OUT.get_or_init(|| names);
+    Ok(())
+}
+
+/// What was found and not left out.
+fn features() -> Vec<&'static str> {
+    let left_out = LEFT_OUT.get().map_or(&[][..], Vec::as_slice);
+    found().into_iter().filter(|name| !left_out.iter().any(|left_out| left_out == name)).collect()
+}
 
 /// Describes the CPU; `threads` as the device was opened, or what it would use.
 #[must_use]
@@ -38,11 +62,11 @@ pub fn info(threads: Option<usize>) -> Info {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn features() -> Vec<&'static str> {
-    macro_rules! found {
+fn found() -> Vec<&'static str> {
+    macro_rules! detected {
         ($($name:tt),+) => { [$(($name, std::is_x86_feature_detected!($name))),+] };
     }
-    let all = found!(
+    let all = detected!(
         "sse4.2",
         "f16c",
         "fma",
@@ -59,16 +83,16 @@ fn features() -> Vec<&'static str> {
 }
 
 #[cfg(target_arch = "aarch64")]
-fn features() -> Vec<&'static str> {
-    macro_rules! found {
+fn found() -> Vec<&'static str> {
+    macro_rules! detected {
         ($($name:tt),+) => { [$(($name, std::arch::is_aarch64_feature_detected!($name))),+] };
     }
-    let all = found!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve");
+    let all = detected!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve");
     all.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn features() -> Vec<&'static str> {
+fn found() -> Vec<&'static str> {
     Vec::new()
 }
 

@@ -11,7 +11,7 @@ mod resident;
 mod threads;
 
 pub use host::{Host, HostLaunch, Plain, Shared};
-pub use info::{info, memory_bytes_free, memory_bytes_used};
+pub use info::{info, leave_out, memory_bytes_free, memory_bytes_used};
 pub use measure::{int8_ops_per_second, read_bytes_per_second};
 pub use threads::default_threads;
 
