@@ -52,6 +52,13 @@ const STEPS: &[Step] = &[
     ("tests", || {
         tests(&mut cargo(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]))
     }),
+    ("real models without AVX-512", || {
+        if !has_avx512() {
+            return Ok(Outcome::default());
+        }
+        let models = ["test", "--package", "engine", "--test", "real", "--", "--show-output"];
+        tests(cargo(models).env("RUSSET_CPU_WITHOUT", "avx512vnni"))
+    }),
     ("Python clients", || listed(clients::run()?)),
     ("the chat page in a browser", || listed(page::run(&[])?)),
     ("tests of kernels for Arm", || match arm::tests() {
@@ -105,6 +112,17 @@ pub(crate) fn run() -> Result<()> {
         println!("{} passed, {} failed, {skipped} skipped", tests.passed, tests.failed);
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Whether this processor's tests have run other kernels than those of most x86-64 processors.
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    std::is_x86_feature_detected!("avx512vnni")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const fn has_avx512() -> bool {
+    false
 }
 
 fn metal_on_fake() -> Result<Outcome> {

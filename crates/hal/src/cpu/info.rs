@@ -12,7 +12,7 @@ static LEFT_OUT: OnceLock<Vec<String>> = OnceLock::new();
 /// # Errors
 /// The name of a feature that this processor does not have or that nothing here asks for.
 pub fn leave_out(names: Vec<String>) -> Result<(), String> {
-    let found = features();
+    let found = found();
     if let Some(unknown) = names.iter().find(|name| !found.contains(&name.as_str())) {
         return Err(format!("{unknown:?} is none of {}", found.join(", ")));
     }
