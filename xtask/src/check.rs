@@ -56,7 +56,8 @@ const STEPS: &[Step] = &[
         if !has_avx512() {
             return Ok(Outcome::default());
         }
-        let models = ["test", "--package", "engine", "--test", "real", "--", "--show-output"];
+        // Of the whole workspace, so that what the tests were built from is not built with other features.
+        let models = ["test", "--workspace", "--test", "real", "--", "--show-output"];
         tests(cargo(models).env("RUSSET_CPU_WITHOUT", "avx512vnni"))
     }),
     ("Python clients", || listed(clients::run()?)),

@@ -1,7 +1,7 @@
 //! Rows of prompts against chunks of the cache in 16-bit words, with AVX-512 VNNI.
 //!
 //! [`super::part`] runs at the limit of f32 products. `vpdpwssd` does twice as many, so here queries, keys, weights and values are
-//! rounded to words, as the products of prompts are (see `linear::avx512_words`): `x = scale * word`, with |word| <= 8191 for
+//! rounded to words, as the products of prompts are (see `linear::tile_words`): `x = scale * word`, with |word| <= 8191 for
 //! queries and weights and <= 4095 for keys and values; 64 products stay below 2^31 and are summed as integers. Half of the
 //! products become sums where that pays, see [`crate::simd::pairs`]: what is multiplied together are numbers d and d + 2 of a head, and
 //! positions p and p + 2, for d and p whose remainder by 4 is 0 or 1.

@@ -153,7 +153,7 @@ pub(crate) fn quantize_tile(
             Family::Avx512Vnni => unsafe { avx512::row(x, norm, tile.width, t, to) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Family::Avx2 => unsafe { row_with_avx2(x, norm, (tile.width, t), to) },
+            Family::Avx2 => unsafe { avx2::row(x, norm, (tile.width, t), to) },
             #[cfg(target_arch = "aarch64")]
             Family::NeonDotprod | Family::NeonI8mm => {
                 neon::row(x, norm, (tile.width, t), family == Family::NeonI8mm, to);
@@ -163,15 +163,7 @@ pub(crate) fn quantize_tile(
     }
 }
 
-/// What the compiler makes of the definition where rounding is an instruction.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn row_with_avx2(x: &[f32], norm: Option<RowNorm<'_>>, place: (usize, usize), to: &mut [u8]) {
-    row(x, norm, place, to);
-}
-
-/// The definition.
-#[inline(always)]
+/// The definition, for families without code of their own.
 fn row(x: &[f32], norm: Option<RowNorm<'_>>, (width, t): (usize, usize), to: &mut [u8]) {
     let moments = norm.map(|norm| moments(x, norm));
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(to.chunks_exact_mut(width * TOKEN_BYTES));
@@ -190,7 +182,6 @@ fn row(x: &[f32], norm: Option<RowNorm<'_>>, (width, t): (usize, usize), to: &mu
     }
 }
 
-#[inline(always)]
 fn block(x: &[f32; BLOCK], (width, t): (usize, usize), to: &mut [u8]) {
     let max = x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let scale = max / CODE_MAX;
@@ -323,6 +314,109 @@ pub(crate) mod avx512 {
             words.add(4 * (2 * width + t)).cast::<i32>().write_unaligned(-sums[0] - sums[1]);
             words.add(4 * (3 * width + 2 * t)).cast::<[i32; 2]>().write_unaligned(sums.map(|s| -s));
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2 {
+    use super::{BLOCK, CODE_MAX, RowNorm, TOKEN_BYTES, moments};
+    use std::arch::x86_64::*;
+
+    /// As [`super::row`].
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn row(
+        x: &[f32],
+        norm: Option<RowNorm<'_>>,
+        (width, t): (usize, usize),
+        to: &mut [u8],
+    ) {
+        let moments = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
+        for (b, to) in to.chunks_exact_mut(width * TOKEN_BYTES).take(x.len() / BLOCK).enumerate() {
+            let mut parts = [_mm256_setzero_ps(); BLOCK / 8];
+            for (i, part) in parts.iter_mut().enumerate() {
+                let at = BLOCK * b + 8 * i;
+                *part = normalized(&x[at..], norm, moments, at);
+            }
+            block(parts, (width, t), to);
+        }
+    }
+
+    /// 8 numbers from column `at` on, normalized if there is a norm.
+    #[target_feature(enable = "avx2,fma")]
+    pub(crate) fn normalized(
+        x: &[f32],
+        norm: Option<RowNorm<'_>>,
+        (mean, factor): (f32, f32),
+        at: usize,
+    ) -> __m256 {
+        let x = load(x);
+        let Some(norm) = norm else { return x };
+        let centred = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_set1_ps(mean)), _mm256_set1_ps(factor));
+        let x = _mm256_mul_ps(centred, load(&norm.weight[at..]));
+        norm.bias.map_or(x, |bias| _mm256_add_ps(x, load(&bias[at..])))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn load(x: &[f32]) -> __m256 {
+        let x: &[f32; 8] = x.first_chunk().expect("whole blocks");
+        // SAFETY: 8 numbers, just checked.
+        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    }
+
+    /// The largest magnitude.
+    #[target_feature(enable = "avx2,fma")]
+    pub(crate) fn largest<const N: usize>(x: [__m256; N]) -> f32 {
+        let mut largest = _mm256_setzero_ps();
+        for x in x {
+            largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0), x));
+        }
+        let mut lanes = [0.0_f32; 8];
+        // SAFETY: the array has 8 numbers.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), largest) };
+        lanes.into_iter().fold(0.0, f32::max)
+    }
+
+    /// As [`super::super::cpu::code`].
+    #[target_feature(enable = "avx2,fma")]
+    fn codes(scaled: __m256) -> __m256i {
+        let codes = _mm256_cvtps_epi32(scaled);
+        let low = _mm256_and_si256(codes, _mm256_set1_epi32(0xff));
+        // Where the comparison holds it is -1.
+        _mm256_sub_epi32(codes, _mm256_cmpeq_epi32(low, _mm256_set1_epi32(0x80)))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn block(x: [__m256; BLOCK / 8], (width, t): (usize, usize), to: &mut [u8]) {
+        let max = largest(x);
+        let scale = max / CODE_MAX;
+        let inverse = _mm256_set1_ps(if max > 0.0 { CODE_MAX / max } else { 0.0 });
+        let codes = x.map(|x| codes(_mm256_mul_ps(x, inverse)));
+        // What is left of a code without its low byte, which is signed.
+        let high = codes
+            .map(|codes| _mm256_srai_epi32::<8>(_mm256_add_epi32(codes, _mm256_set1_epi32(0x80))));
+        let low = codes.map(|codes| _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(codes)));
+        let sums = [(codes[0], codes[1]), (codes[2], codes[3])].map(|(a, b)| {
+            let mut lanes = [0_i32; 8];
+            // SAFETY: the array has 8 integers.
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_add_epi32(a, b)) };
+            lanes.into_iter().sum()
+        });
+        assert!(to.len() >= width * TOKEN_BYTES && t < width, "one block");
+        // SAFETY: in bounds, as just asserted; stores need no alignment.
+        unsafe {
+            _mm256_storeu_si256(to.as_mut_ptr().add(BLOCK * t).cast(), bytes(high));
+            _mm256_storeu_si256(to.as_mut_ptr().add(BLOCK * (width + t)).cast(), bytes(low));
+        }
+        super::words((scale, sums), (width, t), to);
+    }
+
+    /// 32 integers as bytes, which they fit.
+    #[target_feature(enable = "avx2,fma")]
+    fn bytes(x: [__m256i; BLOCK / 8]) -> __m256i {
+        let words = [_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3])];
+        // Packing goes on within each 128 bits.
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]), order)
     }
 }
 

@@ -159,6 +159,7 @@ pub(crate) mod avx512 {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, group_bytes};
+    use crate::quantize::panel::avx2::{largest, normalized};
     use crate::quantize::panel::{RowNorm, moments};
     use std::arch::x86_64::*;
 
@@ -186,39 +187,10 @@ mod avx2 {
         }
     }
 
-    /// 8 numbers from column `at` on, normalized if there is a norm.
-    #[target_feature(enable = "avx2,fma")]
-    fn normalized(
-        x: &[f32],
-        norm: Option<RowNorm<'_>>,
-        (mean, factor): (f32, f32),
-        at: usize,
-    ) -> __m256 {
-        let x = load(x);
-        let Some(norm) = norm else { return x };
-        let centred = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_set1_ps(mean)), _mm256_set1_ps(factor));
-        let x = _mm256_mul_ps(centred, load(&norm.weight[at..]));
-        norm.bias.map_or(x, |bias| _mm256_add_ps(x, load(&bias[at..])))
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn load(x: &[f32]) -> __m256 {
-        let x: &[f32; 8] = x.first_chunk().expect("whole blocks");
-        // SAFETY: 8 numbers, just checked.
-        unsafe { _mm256_loadu_ps(x.as_ptr()) }
-    }
-
     /// Words in 32-bit lanes, and their scale.
     #[target_feature(enable = "avx2,fma")]
     fn rounded(x: [__m256; BLOCK / 8]) -> ([__m256i; BLOCK / 8], f32) {
-        let mut largest = _mm256_setzero_ps();
-        for x in x {
-            largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0), x));
-        }
-        let mut lanes = [0.0_f32; 8];
-        // SAFETY: the array has 8 numbers.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), largest) };
-        let max = lanes.into_iter().fold(0.0, f32::max);
+        let max = largest(x);
         let inverse = _mm256_set1_ps(if max > 0.0 { WORD_MAX / max } else { 0.0 });
         let mut words = [_mm256_setzero_si256(); BLOCK / 8];
         for (words, x) in words.iter_mut().zip(x) {
