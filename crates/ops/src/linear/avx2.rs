@@ -88,9 +88,7 @@ unsafe fn halves<F: Packed, const T: usize, const H: usize>(
         for u in 0..units {
             let pointer = tile.wrapping_add(u * unit_size.bytes);
             if const { H > 1 } {
-                for line in (0..unit_size.bytes).step_by(64) {
-                    cache::expect(pointer.wrapping_add(AHEAD_BYTES + line));
-                }
+                cache::expect_all(pointer.wrapping_add(AHEAD_BYTES), unit_size.bytes);
             }
             for block in 0..blocks {
                 for (half, total) in total.iter_mut().enumerate() {

@@ -103,14 +103,6 @@ const fn column_at(place: usize) -> usize {
     (2 * (place / 8 % 2) + word % 2) * 16 + word / 2
 }
 
-/// Fetches a unit into the second level cache.
-#[inline(always)]
-fn expect_unit(unit: *const u8) {
-    for line in (0..UNIT_BYTES).step_by(64) {
-        cache::expect(unit.wrapping_add(line));
-    }
-}
-
 /// Whether to fetch what is read later. x that takes half of the first level cache and more comes from the second, and the
 /// processor's own prefetching of weights then yields three quarters of the bandwidth (Zen 4, 8192 columns; with asking nine
 /// tenths). Beside a short x it yields all of it, and asking costs a twelfth of a token's time. See also [`ROOMY_BYTES`].
@@ -145,7 +137,7 @@ unsafe fn multiply_with_features(quad: Quad<'_>, x: *const f32) -> [f32; ROWS] {
             unsafe {
                 let at = quad.units.as_ptr().add(unit * UNIT_BYTES);
                 if asks {
-                    expect_unit(at.wrapping_add(AHEAD_BYTES));
+                    cache::expect_all(at.wrapping_add(AHEAD_BYTES), UNIT_BYTES);
                 }
                 add_unit(at, x.add(unit * COLUMNS), &mut sums, |at, _| tables.words(at));
             }
@@ -265,7 +257,8 @@ unsafe fn expand_with_features(quad: Quad<'_>, units: Range<usize>, rows: *mut u
     let tables = Tables::new(quad);
     let count = units.len();
     for (i, unit) in units.enumerate() {
-        expect_unit(quad.units.as_ptr().wrapping_add((unit + UNITS_AHEAD) * UNIT_BYTES));
+        let ahead = quad.units.as_ptr().wrapping_add((unit + UNITS_AHEAD) * UNIT_BYTES);
+        cache::expect_all(ahead, UNIT_BYTES);
         for row in 0..ROWS {
             // SAFETY: the caller's.
             unsafe {

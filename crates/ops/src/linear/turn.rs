@@ -40,6 +40,6 @@ impl<T: Turn> Spread for T {
     #[inline(always)]
     fn expect(rows: &[u8], at: usize, bytes: usize) {
         let next = rows.as_ptr().wrapping_add(rows.len() + at);
-        (0..bytes).step_by(64).for_each(|line| cache::expect(next.wrapping_add(line)));
+        cache::expect_all(next, bytes);
     }
 }

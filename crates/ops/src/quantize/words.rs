@@ -11,6 +11,8 @@
 //! columns 2 i and 2 i + 1: where the sums of AVX-512 kernels begin; of other families it is 0.
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "a CPU kernel"))]
 use super::panel::RowNorm;
+#[cfg(target_arch = "x86_64")]
+use super::panel::moments;
 use crate::simd::Family;
 
 /// Columns that share a scale.
@@ -59,22 +61,42 @@ pub(crate) fn quantize_group(
     }
 }
 
+/// How many tokens `x` has, and the mean and factor of each.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn factors(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>) -> (usize, [(f32, f32); TOKENS]) {
+    let tokens = x.len() / columns;
+    assert!((1..=TOKENS).contains(&tokens), "one group");
+    let mut factors = [(0.0, 0.0); TOKENS];
+    for (factors, x) in factors.iter_mut().zip(x.chunks_exact(columns)) {
+        *factors = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
+    }
+    (tokens, factors)
+}
+
+/// Writes a block's scales, and returns the place of its starts.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn write_scales(scales: [f32; TOKENS], to: &mut [u8; BLOCK_BYTES]) -> &mut [u8] {
+    let (of_words, starts) = to[2 * TOKENS * BLOCK..].split_at_mut(4 * TOKENS);
+    for (to, scale) in of_words.as_chunks_mut::<4>().0.iter_mut().zip(scales) {
+        *to = scale.to_le_bytes();
+    }
+    starts
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512 {
-    use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, group_bytes};
+    use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, factors, group_bytes, write_scales};
+    use crate::quantize::panel::RowNorm;
     use crate::quantize::panel::avx512::normalized;
-    use crate::quantize::panel::{RowNorm, moments};
     use std::arch::x86_64::*;
 
     /// As [`super::quantize_group`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn group(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>, to: &mut [u8]) {
-        let tokens = x.len() / columns;
-        assert!((1..=TOKENS).contains(&tokens) && to.len() == group_bytes(columns), "one group");
-        let mut factors = [(0.0, 0.0); TOKENS];
-        for (factors, x) in factors.iter_mut().zip(x.chunks_exact(columns)) {
-            *factors = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
-        }
+        assert_eq!(to.len(), group_bytes(columns), "one group");
+        let (tokens, factors) = factors(x, columns, norm);
         for (b, to) in to.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {
             let mut words = [[_mm512_setzero_si512(); BLOCK / 16]; TOKENS];
             let mut scales = [0.0_f32; TOKENS];
@@ -138,10 +160,7 @@ pub(crate) mod avx512 {
                 _mm512_storeu_si512(to.as_mut_ptr().add(64).cast(), odd);
             }
         }
-        let (of_words, starts) = to[2 * TOKENS * BLOCK..].split_at_mut(4 * TOKENS);
-        for (to, scale) in of_words.as_chunks_mut::<4>().0.iter_mut().zip(scales) {
-            *to = scale.to_le_bytes();
-        }
+        let starts = write_scales(scales, to);
         let products = _mm256_add_epi32(
             _mm512_castsi512_si256(products),
             _mm512_extracti64x4_epi64::<1>(products),
@@ -158,20 +177,16 @@ pub(crate) mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, group_bytes};
+    use super::{BLOCK, BLOCK_BYTES, TOKENS, WORD_MAX, factors, group_bytes, write_scales};
+    use crate::quantize::panel::RowNorm;
     use crate::quantize::panel::avx2::{largest, normalized};
-    use crate::quantize::panel::{RowNorm, moments};
     use std::arch::x86_64::*;
 
     /// As [`super::quantize_group`].
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn group(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>, to: &mut [u8]) {
-        let tokens = x.len() / columns;
-        assert!((1..=TOKENS).contains(&tokens) && to.len() == group_bytes(columns), "one group");
-        let mut factors = [(0.0, 0.0); TOKENS];
-        for (factors, x) in factors.iter_mut().zip(x.chunks_exact(columns)) {
-            *factors = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
-        }
+        assert_eq!(to.len(), group_bytes(columns), "one group");
+        let (tokens, factors) = factors(x, columns, norm);
         for (b, to) in to.as_chunks_mut::<BLOCK_BYTES>().0.iter_mut().enumerate() {
             let mut words = [[_mm256_setzero_si256(); BLOCK / 8]; TOKENS];
             let mut scales = [0.0_f32; TOKENS];
@@ -229,10 +244,7 @@ mod avx2 {
                 _mm256_storeu_si256(to.as_mut_ptr().add(64).cast(), odd);
             }
         }
-        let (of_words, starts) = to[2 * TOKENS * BLOCK..].split_at_mut(4 * TOKENS);
-        for (to, scale) in of_words.as_chunks_mut::<4>().0.iter_mut().zip(scales) {
-            *to = scale.to_le_bytes();
-        }
+        let starts = write_scales(scales, to);
         starts.fill(0);
     }
 }

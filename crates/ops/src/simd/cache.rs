@@ -25,6 +25,14 @@ pub(crate) fn expect(at: *const u8) {
     }
 }
 
+/// As [`expect`], `bytes` of memory.
+#[inline(always)]
+pub(crate) fn expect_all(at: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        expect(at.wrapping_add(line));
+    }
+}
+
 /// Bytes of the data cache next to a core; 0 where the processor does not say.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn first_level_bytes() -> usize {
