@@ -36,13 +36,16 @@ const PORTABLE: [&Program; 14] = [
 pub fn kernels_chosen(info: &Info) -> Vec<(&'static str, Family)> {
     let best = Family::of(&info.features);
     let of = |families: &[Family]| {
-        if families.contains(&best) { best } else { Family::Portable }
+        let own = best.instructions();
+        if families.contains(&own) { own } else { Family::Portable }
     };
     let chosen = BY_FAMILY.iter().map(|(program, families)| (program.name, of(families)));
-    // Elsewhere no step runs it.
+    // Elsewhere no step runs them.
     let words = float_words::has_kernels(best).then_some((crate::linear::FLOAT_WORDS.name, best));
+    let tiles = best.accelerates().then_some((crate::linear::TILES_ACCELERATE.name, best));
     chosen
         .chain(words)
+        .chain(tiles)
         .chain(PORTABLE.iter().map(|program| (program.name, Family::Portable)))
         .collect()
 }
@@ -65,5 +68,9 @@ mod tests {
         assert!(avx2.contains(&("linear_tiles", Family::Avx2)));
         assert!(avx2.contains(&("quantize_panel", Family::Avx2)));
         assert!(avx2.iter().all(|(name, _)| *name != "linear_float_words"));
+        let features = vec!["neon", "dotprod", "accelerate"];
+        let m1 = kernels_chosen(&Info { features, ..Info::new(Kind::Cpu) });
+        assert!(m1.contains(&("linear_tiles", Family::NeonDotprod)));
+        assert!(m1.contains(&("linear_tiles_accelerate", Family::NeonDotprodAccelerate)));
     }
 }

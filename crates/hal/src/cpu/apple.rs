@@ -1,24 +1,49 @@
-//! What only Apple's systems know about cores: how many are fast, and who gets them. Elsewhere nothing is known or done.
+//! What only Apple's systems know: the processor's name, how many of its cores are fast and who gets them, and how much memory
+//! there is. Elsewhere nothing is known or done.
 
 /// The number of performance cores, of which Apple's processors have some and efficiency cores besides.
 #[cfg(target_os = "macos")]
-#[expect(unsafe_code, reason = "a system call")]
 pub(super) fn performance_cores() -> Option<usize> {
-    let mut count: libc::c_int = 0;
-    let mut bytes = size_of::<libc::c_int>();
+    // Processors without levels do not know the name.
+    let mut count = [0; size_of::<libc::c_int>()];
+    let bytes = asked(c"hw.perflevel0.logicalcpu", &mut count)?;
+    let count = usize::try_from(libc::c_int::from_le_bytes(count)).ok()?;
+    (bytes == size_of::<libc::c_int>() && count > 0).then_some(count)
+}
+
+/// Memory of the machine.
+#[cfg(target_os = "macos")]
+pub(super) fn memory_bytes() -> Option<u64> {
+    let mut memory = [0; 8];
+    let bytes = asked(c"hw.memsize", &mut memory)?;
+    (bytes == memory.len()).then(|| u64::from_le_bytes(memory))
+}
+
+/// The processor's name.
+#[cfg(target_os = "macos")]
+pub(super) fn processor() -> Option<String> {
+    let mut name = [0; 128];
+    let bytes = asked(c"machdep.cpu.brand_string", &mut name)?;
+    let name = std::ffi::CStr::from_bytes_until_nul(name.get(..bytes)?).ok()?;
+    Some(name.to_str().ok()?.to_owned())
+}
+
+/// Reads a value that the system knows under this name, and how many bytes it has.
+#[cfg(target_os = "macos")]
+#[expect(unsafe_code, reason = "a system call")]
+fn asked(name: &std::ffi::CStr, value: &mut [u8]) -> Option<usize> {
+    let mut bytes = value.len();
     // SAFETY: the name ends in a zero byte; the value and its size are writable, the size is the value's; nothing is set.
     let status = unsafe {
         libc::sysctlbyname(
-            c"hw.perflevel0.logicalcpu".as_ptr(),
-            (&raw mut count).cast(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
             &raw mut bytes,
             std::ptr::null_mut(),
             0,
         )
     };
-    // Processors without levels do not know the name.
-    let known = status == 0 && bytes == size_of::<libc::c_int>();
-    usize::try_from(count).ok().filter(|count| known && *count > 0)
+    (status == 0).then_some(bytes)
 }
 
 /// Asks that this thread runs on performance cores, at a high clock: a user waits for it.
@@ -33,6 +58,16 @@ pub(super) fn prefer_performance_cores() {
 
 #[cfg(not(target_os = "macos"))]
 pub(super) fn performance_cores() -> Option<usize> {
+    None
+}
+
+#[cfg(not(target_os = "macos"))]
+pub(super) fn memory_bytes() -> Option<u64> {
+    None
+}
+
+#[cfg(not(target_os = "macos"))]
+pub(super) fn processor() -> Option<String> {
     None
 }
 

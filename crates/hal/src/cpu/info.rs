@@ -1,4 +1,5 @@
 //! What this processor is and can do.
+use super::apple;
 use super::cgroup::memory_limit;
 use super::threads::{self, Threads};
 use crate::{Info, Kind, MatrixUnits};
@@ -88,7 +89,8 @@ fn found() -> Vec<&'static str> {
         ($($name:tt),+) => { [$(($name, std::arch::is_aarch64_feature_detected!($name))),+] };
     }
     let all = detected!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve");
-    all.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
+    let all = all.into_iter().chain([("accelerate", super::accelerate::is_here())]);
+    all.filter_map(|(name, present)| present.then_some(name)).collect()
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -96,8 +98,11 @@ fn found() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// The model name that Linux reports. Elsewhere the architecture's name has to do.
+/// The model name that the system reports. Where it does not, the architecture's name has to do.
 fn name() -> Option<String> {
+    if let Some(name) = apple::processor() {
+        return Some(name);
+    }
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
@@ -105,6 +110,9 @@ fn name() -> Option<String> {
 
 /// Memory of the machine or of the control group, whichever is less.
 fn memory_bytes() -> Option<u64> {
+    if let Some(bytes) = apple::memory_bytes() {
+        return Some(bytes);
+    }
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let machine = field_kib(&meminfo, "MemTotal:")? * 1024;
     Some(control_group().map_or(machine, |limit| limit.bytes.min(machine)))

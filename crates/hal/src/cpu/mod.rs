@@ -1,4 +1,5 @@
 //! The CPU as a device: programs are Rust functions, run on a persistent pool of threads.
+pub mod accelerate;
 mod apple;
 mod cgroup;
 mod host;

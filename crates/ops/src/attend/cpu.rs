@@ -260,7 +260,7 @@ impl Sums {
 type Piece = Option<(usize, usize)>;
 
 fn run(family: Family, work: &Work<'_>, tile: &Tile, piece: Piece, scratch: &mut [f32]) {
-    match family {
+    match family.instructions() {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni if tile.words => {
             // SAFETY: a family is only chosen where the processor has its instructions.

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "a CPU kernel: threads write disjoint columns of shared spans")]
 use super::blocks::{Row, unpack};
 use super::pack::TILE_ROWS;
-use super::{Args, PARTS, dense, float, is_float, tiles};
+use super::{Args, PARTS, accelerate, dense, float, is_float, tiles};
 use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::Rows;
@@ -17,17 +17,21 @@ pub(super) const fn scratch_bytes(columns: u32) -> u32 {
 }
 
 /// One matrix of the launch and where its product goes.
-struct Part<'a> {
-    format: Format,
-    rows: usize,
-    /// Tiles, if there are, are those of [`dense`] rows.
-    weights: Weights<'a>,
+pub(super) struct Part<'a> {
+    pub(super) format: Format,
+    pub(super) rows: usize,
+    /// Tiles of float formats, if there are, are those of [`dense`] rows.
+    pub(super) weights: Weights<'a>,
     bias: Option<&'a [f32]>,
     y: Shared<'a, f32>,
 }
 
 /// The matrices, whose spans start at `first`.
-fn parts<'a>(launch: &'a HostLaunch<'_>, args: &Args, first: usize) -> [Option<Part<'a>>; PARTS] {
+pub(super) fn parts<'a>(
+    launch: &'a HostLaunch<'_>,
+    args: &Args,
+    first: usize,
+) -> [Option<Part<'a>>; PARTS] {
     let rows = [args.rows_0, args.rows_1, args.rows_2];
     let formats = [args.format_0, args.format_1, args.format_2];
     let count = args.parts as usize;
@@ -147,7 +151,7 @@ pub(super) fn multiply_rows(
         // A token is waited for, so threads help the one whose memory is slow.
         let groups = sets(&parts, args).map(|(_, rows)| rows.div_ceil(GROUP)).sum();
         launch.pieces(groups, 1, |piece| {
-            for (set, rows) in of_piece(sets(&parts, args), piece) {
+            for (set, rows) in of_piece(sets(&parts, args), piece, GROUP) {
                 for part in set.iter().flatten() {
                     of_rows(part, false, exact.clone(), rows.clone());
                 }
@@ -155,7 +159,9 @@ pub(super) fn multiply_rows(
             }
         });
     }
-    if !prompt.is_empty() {
+    if !prompt.is_empty() && Family::from_code(args.family).accelerates() {
+        accelerate::prompts(launch, args, (x, prompt), &parts);
+    } else if !prompt.is_empty() {
         // Many tokens meet each row, in chunks that stay in the cache while all rows of a thread pass by.
         for part in parts.iter().flatten() {
             of_rows(part, true, prompt.clone(), launch.part(part.rows, GROUP));
@@ -165,7 +171,7 @@ pub(super) fn multiply_rows(
 }
 
 /// The matrices whose rows go together, an up with its gate and any other alone, and how many rows they have.
-fn sets<'a, 'b>(
+pub(super) fn sets<'a, 'b>(
     parts: &'a [Option<Part<'b>>],
     args: &Args,
 ) -> impl Iterator<Item = (&'a [Option<Part<'b>>], usize)> {
@@ -174,16 +180,17 @@ fn sets<'a, 'b>(
     sets.filter_map(|set| set.first()?.as_ref().map(|first| (set, first.rows)))
 }
 
-/// What of each set is in a piece of the groups of 16 rows of all sets.
-fn of_piece<S>(
+/// What of each set is in a piece of the groups of so many rows of all sets.
+pub(super) fn of_piece<S>(
     sets: impl Iterator<Item = (S, usize)>,
     piece: Range<usize>,
+    group_rows: usize,
 ) -> impl Iterator<Item = (S, Range<usize>)> {
     let mut before = 0;
     sets.filter_map(move |(set, rows)| {
         let first = before;
-        before += rows.div_ceil(GROUP);
-        let bound = |group: usize| (group.clamp(first, before) - first) * GROUP;
+        before += rows.div_ceil(group_rows);
+        let bound = |group: usize| (group.clamp(first, before) - first) * group_rows;
         let rows = bound(piece.start)..bound(piece.end).min(rows);
         (!rows.is_empty()).then_some((set, rows))
     })
@@ -245,6 +252,28 @@ impl FloatProduct<'_> {
     }
 }
 
+impl Part<'_> {
+    /// Stores the products of token t with some rows, or adds them.
+    pub(super) fn store_row(
+        &self,
+        (t, rows): (usize, Range<usize>),
+        products: &[f32],
+        accumulate: bool,
+    ) {
+        let at = t * self.rows;
+        // SAFETY: each thread has its own rows of W, and so its own columns of y.
+        let y = unsafe { self.y.part(at + rows.start..at + rows.end) };
+        if accumulate {
+            y.iter_mut().zip(products).for_each(|(y, product)| *y += product);
+        } else {
+            y.copy_from_slice(products);
+        }
+        if let Some(bias) = self.bias {
+            y.iter_mut().zip(&bias[rows]).for_each(|(y, bias)| *y += bias);
+        }
+    }
+}
+
 fn store(part: &Part<'_>, args: &Args, (t, r): (usize, usize), product: f32) {
     let at = t * part.rows + r;
     // SAFETY: each thread has its own rows of W, and so its own columns of y.
@@ -266,7 +295,12 @@ fn finish(
 }
 
 /// Applies an activation to columns that this thread has just written.
-fn activate(args: &Args, set: &[Option<Part<'_>>], tokens: Range<usize>, columns: Range<usize>) {
+pub(super) fn activate(
+    args: &Args,
+    set: &[Option<Part<'_>>],
+    tokens: Range<usize>,
+    columns: Range<usize>,
+) {
     let (Epilogue::Gate(activation) | Epilogue::Activate(activation)) =
         Epilogue::from_code(args.epilogue)
     else {

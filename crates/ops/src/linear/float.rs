@@ -32,7 +32,7 @@ pub(super) fn multiply(
 ) {
     // SAFETY: a family is only chosen where the processor has its instructions.
     unsafe {
-        match family {
+        match family.instructions() {
             #[cfg(target_arch = "x86_64")]
             Family::Avx512Vnni => all::<Avx512, 4, 4, 4>(operands, emit),
             // 16 registers hold 8 sums, 4 rows, 2 tokens.

@@ -9,6 +9,7 @@
 //! weights lie [`dense`] where a family reads them so.
 //!
 //! GPUs take weights as they lie in the file and x in f32: see [`gpu`].
+mod accelerate;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +36,8 @@ mod gpu;
 mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon_numbers;
 #[cfg(target_arch = "aarch64")]
 mod neon_pack;
 pub mod pack;
@@ -74,6 +77,10 @@ pub static TILES: hal::Program =
 /// Spans: counts, x, then weight and bias of the norm if there is one, then as [`TILES`] from the matrices on.
 pub static TILES_OF_ROWS: hal::Program =
     hal::Program { name: "linear_tiles_of_rows", host: Some(tiles::from_rows), gpu: None };
+
+/// Spans: counts, x, a panel of the rows that continue an answer, then as [`TILES`] from the matrices on. See [`accelerate`].
+pub static TILES_ACCELERATE: hal::Program =
+    hal::Program { name: "linear_tiles_accelerate", host: Some(accelerate::multiply), gpu: None };
 
 /// Matrices of one launch.
 const PARTS: usize = 3;
@@ -138,9 +145,12 @@ enum Form {
     FloatWords,
     Integer,
     Tiles,
+    /// Prompts as numbers.
+    TilesAccelerate,
 }
 
-const FORMS: [Form; 4] = [Form::Float, Form::FloatWords, Form::Integer, Form::Tiles];
+const FORMS: [Form; 5] =
+    [Form::Float, Form::FloatWords, Form::Integer, Form::Tiles, Form::TilesAccelerate];
 
 impl Form {
     fn of(to: &Recorder<'_>, x: &Tensor, linear: &Linear) -> Self {
@@ -150,7 +160,7 @@ impl Form {
         } else if is_float(linear.weight.format) {
             Self::Float
         } else if to.tiles(&linear.weight).is_some() {
-            Self::Tiles
+            if prompts && to.family.accelerates() { Self::TilesAccelerate } else { Self::Tiles }
         } else {
             Self::Integer
         }
@@ -162,7 +172,7 @@ enum Input<'a> {
     /// Numbers, with a norm that the launch applies itself.
     Given(&'a Tensor, Option<&'a Norm>),
     Normalized(Tensor),
-    /// Numbers, and words of prompts.
+    /// Numbers, and a panel: of the two, one has what the launch reads of prompts.
     Both(Box<Input<'a>>, Room),
     Quantized(Quantized),
     Panel(Room),
@@ -177,7 +187,7 @@ impl<'a> Input<'a> {
                 crate::norm::record(to, x, norm, &y, false);
                 Self::Normalized(y)
             }
-            (Form::FloatWords, norm) => {
+            (Form::FloatWords | Form::TilesAccelerate, norm) => {
                 let numbers = Self::new(to, Form::Float, x, norm);
                 let x = if let Self::Normalized(y) = &numbers { y } else { x };
                 let panel = quantize::record_panel(to, x, None);
@@ -332,7 +342,12 @@ fn launch(
         epsilon: input.norm().map_or(0.0, |norm| norm.epsilon),
     };
     let (program, scratch_bytes) = match (form, &input) {
-        (Form::Float, _) => (&FLOAT, room + 4 * x.columns),
+        (Form::Float, _) => {
+            (&FLOAT, room + accelerate::scratch_bytes(to.family, x.columns).max(4 * x.columns))
+        }
+        (Form::TilesAccelerate, _) => {
+            (&TILES_ACCELERATE, room + accelerate::scratch_bytes(to.family, x.columns))
+        }
         (Form::FloatWords, _) => {
             let words = tiles::words_scratch_bytes(to.family, x.columns);
             (&FLOAT_WORDS, room + words.max(4 * x.columns))

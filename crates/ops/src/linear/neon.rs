@@ -319,7 +319,7 @@ unsafe fn sdot<const LANE: u8>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -
 }
 
 /// Quarters of rows.
-struct Neon;
+pub(super) struct Neon;
 
 impl Registers for Neon {
     type Codes = int8x16_t;

@@ -118,7 +118,7 @@ pub fn pack(family: Family, format: Format, columns: usize, rows: &[u8], tile: &
     if format == Format::Bf16 {
         return dense::pack(family, rows, tile);
     }
-    match family {
+    match family.instructions() {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni => super::avx512_pack::pack(format, rows, tile),
         #[cfg(target_arch = "x86_64")]

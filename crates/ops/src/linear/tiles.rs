@@ -46,7 +46,7 @@ struct Kernels {
 fn kernels(family: Family, format: Format) -> Kernels {
     #[cfg(target_arch = "aarch64")]
     let only = |tiles| Kernels { tiles: Some(tiles), ..Kernels::default() };
-    match family {
+    match family.instructions() {
         #[cfg(target_arch = "x86_64")]
         Family::Avx512Vnni if is_float(format) => {
             let prompts = super::avx512_words::float_kernels(format);
@@ -71,7 +71,7 @@ fn kernels(family: Family, format: Format) -> Kernels {
 }
 
 /// Columns and bytes of a unit: of a float format a unit is 64 columns of rows as in the file.
-fn unit_of(format: Format) -> Unit {
+pub(super) fn unit_of(format: Format) -> Unit {
     let bytes = 2 * words::BLOCK * TILE_ROWS;
     unit(format).unwrap_or(Unit { columns: words::BLOCK, bytes })
 }
@@ -122,27 +122,41 @@ struct Part<'a> {
     y: Shared<'a, f32>,
 }
 
+/// What lies at one of so many tiles among all tiles or rows.
+fn part((index, tiles): (usize, usize), all: &[u8]) -> &[u8] {
+    let bytes = all.len() / tiles;
+    &all[index * bytes..][..bytes]
+}
+
+/// One of so many tiles of a matrix, packed into `room` if it is not ready.
+pub(super) fn tile_at<'b>(
+    weights: &Weights<'b>,
+    (family, format, columns): (Family, Format, usize),
+    (index, tiles): (usize, usize),
+    room: &'b mut [u8],
+) -> &'b [u8] {
+    let tile = part((index, tiles), weights.tiles);
+    if index < weights.ready {
+        return tile;
+    }
+    let room = &mut room[..tile.len()];
+    pack(family, format, columns, part((index, tiles), weights.rows), room);
+    room
+}
+
 impl Part<'_> {
     /// What lies at tile `index` among all tiles or rows.
     fn part<'b>(&self, index: usize, all: &'b [u8]) -> &'b [u8] {
-        let bytes = all.len() / self.tiles;
-        &all[index * bytes..][..bytes]
+        part((index, self.tiles), all)
     }
 
     /// Tile `index`, packed into `room` if it is not ready; of float formats rows as in the file.
     fn tile<'b>(&'b self, index: usize, room: &'b mut [u8]) -> &'b [u8] {
-        let Weights { tiles, rows, ready } = &self.weights;
-        let rows = self.part(index, rows);
         if is_float(self.format) {
-            return rows;
+            return self.part(index, self.weights.rows);
         }
-        let tile = self.part(index, tiles);
-        if index < *ready {
-            return tile;
-        }
-        let room = &mut room[..tile.len()];
-        pack(self.family, self.format, self.columns, rows, room);
-        room
+        let shape = (self.family, self.format, self.columns);
+        tile_at(&self.weights, shape, (index, self.tiles), room)
     }
 
     /// Unpacks tile `index` as tile `which` of a pair.
@@ -270,6 +284,18 @@ pub(super) fn from_panel(launch: &HostLaunch<'_>) {
     let (counts, panel) = unsafe { (launch.slice::<u32>(0), launch.slice::<u8>(1)) };
     let rows = Rows::in_panel(Family::from_code(args.family), counts, args.count_index);
     run(launch, &args, (rows, panel), parts(launch, &args, 2));
+}
+
+/// The rows of a panel that continue an answer. Spans of matrices start at `first`.
+pub(super) fn answers(
+    launch: &HostLaunch<'_>,
+    args: &Args,
+    (rows, panel): (Rows, &[u8]),
+    first: usize,
+) {
+    if rows.exact > 0 {
+        run(launch, args, (Rows { all: rows.exact, ..rows }, panel), parts(launch, args, first));
+    }
 }
 
 /// The prompts' rows of a panel, with matrices that lie as in the file. Spans of matrices start at `first`.

@@ -64,10 +64,16 @@ impl Rows {
         Self { all, exact: if of_tokens { counts[EXACT] as usize } else { all } }
     }
 
-    /// As [`Self::new`], all in tiles where the family has no words.
+    /// As [`Self::new`], all in tiles where the family has no words, without prompts where those are multiplied as numbers.
     pub(crate) fn in_panel(family: Family, counts: &[u32], count_index: u32) -> Self {
         let rows = Self::new(counts, count_index);
-        if words::are_for(family) { rows } else { Self { exact: rows.all, ..rows } }
+        if words::are_for(family) {
+            rows
+        } else if family.accelerates() {
+            Self { all: rows.exact, ..rows }
+        } else {
+            Self { exact: rows.all, ..rows }
+        }
     }
 
     /// Tiles of the exact rows.
@@ -146,6 +152,7 @@ pub(crate) fn quantize_tile(
     if tile.tokens < tile.width {
         to.fill(0);
     }
+    let family = family.instructions();
     for (t, x) in x.chunks_exact(columns).enumerate() {
         match family {
             #[cfg(target_arch = "x86_64")]
@@ -565,7 +572,7 @@ mod tests {
             let mut found = expected.clone();
             quantize_tile(Family::Portable, &x, norm, tile, &mut expected);
             quantize_tile(family, &x, norm, tile, &mut found);
-            if family == Family::NeonI8mm {
+            if family.instructions() == Family::NeonI8mm {
                 part_pairs(&mut found);
             }
             if norm.is_none() {

@@ -29,27 +29,43 @@ pub enum Family {
     NeonDotprod,
     /// The same, and products of matrices of 2 x 8 bytes.
     NeonI8mm,
+    /// [`Self::NeonDotprod`], and Apple's library for prompts: see [`hal::cpu::accelerate`].
+    NeonDotprodAccelerate,
+    /// [`Self::NeonI8mm`], and the same.
+    NeonI8mmAccelerate,
 }
 
 impl Family {
     /// Every family, in the order of the enum.
-    pub const ALL: [Self; 5] =
-        [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::NeonDotprod, Self::NeonI8mm];
+    pub const ALL: [Self; 7] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512Vnni,
+        Self::NeonDotprod,
+        Self::NeonI8mm,
+        Self::NeonDotprodAccelerate,
+        Self::NeonI8mmAccelerate,
+    ];
 
     /// The best family that this processor runs.
     #[must_use]
     pub fn host() -> Self {
         static HOST: OnceLock<Family> = OnceLock::new();
-        *HOST.get_or_init(|| Self::of(&hal::cpu::info(Some(1)).features))
+        *HOST.get_or_init(|| {
+            let best = Self::ALL.into_iter().rev().find(|family| family.runs_here());
+            best.unwrap_or(Self::Portable)
+        })
     }
 
     /// The best family for a processor with these features, named as in [`hal::Info::features`].
     #[must_use]
     pub fn of(features: &[&str]) -> Self {
-        let best = Self::ALL.into_iter().rev();
-        let mut fitting =
-            best.filter(|family| family.needs().iter().all(|feature| features.contains(feature)));
-        fitting.next().unwrap_or(Self::Portable)
+        let best = Self::ALL.into_iter().rev().find(|family| family.fits(features));
+        best.unwrap_or(Self::Portable)
+    }
+
+    fn fits(self, features: &[&str]) -> bool {
+        self.needs().iter().all(|feature| features.contains(feature))
     }
 
     const fn needs(self) -> &'static [&'static str] {
@@ -61,13 +77,34 @@ impl Family {
             }
             Self::NeonDotprod => &["neon", "dotprod"],
             Self::NeonI8mm => &["neon", "dotprod", "i8mm"],
+            Self::NeonDotprodAccelerate => &["neon", "dotprod", "accelerate"],
+            Self::NeonI8mmAccelerate => &["neon", "dotprod", "i8mm", "accelerate"],
         }
     }
 
     /// Whether this processor has the family's instructions.
     #[must_use]
     pub fn runs_here(self) -> bool {
-        self.is_of_this_architecture() && self <= Self::host()
+        static RUN_HERE: OnceLock<[bool; Family::ALL.len()]> = OnceLock::new();
+        let run_here = RUN_HERE.get_or_init(|| {
+            let features = hal::cpu::info(Some(1)).features;
+            Self::ALL.map(|family| family.fits(&features))
+        });
+        run_here[self as usize]
+    }
+
+    /// Whether prompts' products are Accelerate's.
+    pub(crate) const fn accelerates(self) -> bool {
+        matches!(self, Self::NeonDotprodAccelerate | Self::NeonI8mmAccelerate)
+    }
+
+    /// The family of its instructions, where a library is called besides.
+    pub(crate) const fn instructions(self) -> Self {
+        match self {
+            Self::NeonDotprodAccelerate => Self::NeonDotprod,
+            Self::NeonI8mmAccelerate => Self::NeonI8mm,
+            _ => self,
+        }
     }
 
     /// Whether processors of this kind may have the family's instructions.
@@ -75,7 +112,10 @@ impl Family {
         match self {
             Self::Portable => true,
             Self::Avx2 | Self::Avx512Vnni => cfg!(target_arch = "x86_64"),
-            Self::NeonDotprod | Self::NeonI8mm => cfg!(target_arch = "aarch64"),
+            Self::NeonDotprod
+            | Self::NeonI8mm
+            | Self::NeonDotprodAccelerate
+            | Self::NeonI8mmAccelerate => cfg!(target_arch = "aarch64"),
         }
     }
 
@@ -94,6 +134,8 @@ impl Family {
             Self::Avx512Vnni => "avx512-vnni",
             Self::NeonDotprod => "neon-dotprod",
             Self::NeonI8mm => "neon-i8mm",
+            Self::NeonDotprodAccelerate => "neon-dotprod+accelerate",
+            Self::NeonI8mmAccelerate => "neon-i8mm+accelerate",
         }
     }
 
@@ -165,6 +207,10 @@ mod tests {
         assert_eq!(Family::of(&["neon", "dotprod"]), Family::NeonDotprod);
         assert_eq!(Family::of(&["neon", "dotprod", "i8mm"]), Family::NeonI8mm);
         assert_eq!(Family::of(&["neon", "fp16"]), Family::Portable);
+        let m1 = ["neon", "fp16", "dotprod", "accelerate"];
+        assert_eq!(Family::of(&m1), Family::NeonDotprodAccelerate);
+        let m2 = ["neon", "fp16", "dotprod", "i8mm", "bf16", "accelerate"];
+        assert_eq!(Family::of(&m2), Family::NeonI8mmAccelerate);
     }
 
     #[test]
