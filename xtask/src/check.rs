@@ -63,8 +63,7 @@ const STEPS: &[Step] = &[
     ("Python clients", || listed(clients::run()?)),
     ("the chat page in a browser", || listed(page::run(&[])?)),
     ("tests of kernels for Arm", || match arm::tests() {
-        Ok(Some(mut command)) => tests(&mut command),
-        Ok(None) => Ok(Outcome::default()),
+        Ok(commands) => tests_of(commands),
         Err(missing) => listed(vec![missing]),
     }),
     ("the Metal driver on a fake Metal", metal_on_fake),
@@ -134,10 +133,7 @@ fn metal_on_fake() -> Result<Outcome> {
         return listed(vec![missing]);
     }
     fake::lint()?;
-    let mut outcome = Outcome::default();
-    for seed in fake::SEEDS {
-        outcome.add(tests(&mut fake::driver_tests(seed))?);
-    }
+    let outcome = tests_of(fake::SEEDS.map(fake::driver_tests))?;
     if outcome.tests.as_ref().is_none_or(|tests| tests.failed == 0) {
         fake::end_to_end()?;
     }
@@ -169,6 +165,15 @@ fn licences() -> Result<Outcome> {
         ]);
     }
     plain(&["deny", "check", "licenses", "bans", "sources"])
+}
+
+/// Runs several, one after the other.
+fn tests_of(commands: impl IntoIterator<Item = Command>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for mut command in commands {
+        outcome.add(tests(&mut command)?);
+    }
+    Ok(outcome)
 }
 
 /// Runs `cargo test`. The output of tests that pass is asked for too, because a test that skips says so there; only those

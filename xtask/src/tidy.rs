@@ -7,7 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 
 /// Lines of Rust in the repository, tests included.
-const RUST_LINES_MAX: usize = 65_000;
+const RUST_LINES_MAX: usize = 66_000;
 /// Lines in one source file.
 const FILE_LINES_MAX: usize = 999;
 const MARKDOWN: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];

@@ -129,21 +129,15 @@ impl Drop for Alone {
     }
 }
 
-/// Apple's processors have matrix units where they are not Intel's.
-#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+#[cfg(not(fake_accelerate))]
 fn open() -> Option<Table> {
-    use std::ffi::{CStr, c_void};
-    const PATH: &CStr = c"/System/Library/Frameworks/Accelerate.framework/Accelerate";
-    // SAFETY: the path ends in a zero byte. The library is never closed.
-    let library = unsafe { libc::dlopen(PATH.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
-    if library.is_null() {
+    use std::ffi::c_void;
+    // Intel's processors have no such units.
+    if cfg!(not(target_arch = "aarch64")) {
         return None;
     }
-    let symbol = |name: &CStr| -> Option<*mut c_void> {
-        // SAFETY: the name ends in a zero byte, the library is open.
-        let symbol = unsafe { libc::dlsym(library, name.as_ptr()) };
-        (!symbol.is_null()).then_some(symbol)
-    };
+    let library = c"/System/Library/Frameworks/Accelerate.framework/Accelerate";
+    let symbol = |name| super::apple::symbol(library, name);
     let sgemm = symbol(c"cblas_sgemm")?;
     let threading = symbol(c"BLASGetThreading").zip(symbol(c"BLASSetThreading"));
     // SAFETY: the types are those of the library's headers.
@@ -156,11 +150,6 @@ fn open() -> Option<Table> {
             }),
         })
     }
-}
-
-#[cfg(not(any(all(target_os = "macos", target_arch = "aarch64"), fake_accelerate)))]
-const fn open() -> Option<Table> {
-    None
 }
 
 #[cfg(fake_accelerate)]

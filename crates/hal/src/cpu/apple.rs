@@ -1,5 +1,6 @@
-//! What only Apple's systems know: the processor's name, how many of its cores are fast and who gets them, and how much memory
-//! there is. Elsewhere nothing is known or done.
+//! What only Apple's systems know: the processor's name, how many of its cores are fast and who gets them, how much memory there
+//! is, and what is in a library. Elsewhere nothing is known or done.
+use std::ffi::{CStr, c_void};
 
 /// The number of performance cores, of which Apple's processors have some and efficiency cores besides.
 #[cfg(target_os = "macos")]
@@ -24,14 +25,14 @@ pub(super) fn memory_bytes() -> Option<u64> {
 pub(super) fn processor() -> Option<String> {
     let mut name = [0; 128];
     let bytes = asked(c"machdep.cpu.brand_string", &mut name)?;
-    let name = std::ffi::CStr::from_bytes_until_nul(name.get(..bytes)?).ok()?;
+    let name = CStr::from_bytes_until_nul(name.get(..bytes)?).ok()?;
     Some(name.to_str().ok()?.to_owned())
 }
 
 /// Reads a value that the system knows under this name, and how many bytes it has.
 #[cfg(target_os = "macos")]
 #[expect(unsafe_code, reason = "a system call")]
-fn asked(name: &std::ffi::CStr, value: &mut [u8]) -> Option<usize> {
+fn asked(name: &CStr, value: &mut [u8]) -> Option<usize> {
     let mut bytes = value.len();
     // SAFETY: the name ends in a zero byte; the value and its size are writable, the size is the value's; nothing is set.
     let status = unsafe {
@@ -44,6 +45,21 @@ fn asked(name: &std::ffi::CStr, value: &mut [u8]) -> Option<usize> {
         )
     };
     (status == 0).then_some(bytes)
+}
+
+/// A function of a library of the system, which is opened and never closed.
+#[cfg(target_os = "macos")]
+#[expect(unsafe_code, reason = "a foreign library")]
+pub(super) fn symbol(library: &CStr, name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: both names end in a zero byte; what the system's own libraries do when they are opened is safe.
+    let symbol = unsafe {
+        let library = libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL);
+        if library.is_null() {
+            return None;
+        }
+        libc::dlsym(library, name.as_ptr())
+    };
+    (!symbol.is_null()).then_some(symbol)
 }
 
 /// Asks that this thread runs on performance cores, at a high clock: a user waits for it.
@@ -68,6 +84,12 @@ pub(super) fn memory_bytes() -> Option<u64> {
 
 #[cfg(not(target_os = "macos"))]
 pub(super) fn processor() -> Option<String> {
+    None
+}
+
+#[cfg(not(target_os = "macos"))]
+#[cfg_attr(fake_accelerate, expect(dead_code, reason = "another library takes the place"))]
+pub(super) fn symbol(_: &CStr, _: &CStr) -> Option<*mut c_void> {
     None
 }
 

@@ -232,6 +232,10 @@ mod x86 {
         const ROWS: usize = 4;
 
         #[inline(always)]
+        fn expect(at: *const u8) {
+            cache::expect(at);
+        }
+        #[inline(always)]
         fn splat(x: f32) -> Self::V {
             // SAFETY: used only where AVX2, FMA and F16C were detected.
             unsafe { [_mm256_set1_ps(x); 2] }

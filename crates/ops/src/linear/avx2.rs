@@ -2,12 +2,12 @@
 //!
 //! As in the AVX-512 family, weights of a block of 32 columns are unpacked once for all tokens. A step multiplies unsigned
 //! codes with signed ones into sums of two 16-bit products (`vpmaddubsw`), which must not pass 32767: codes up to 127 never do.
-//! Eight-bit codes (Q8_0, IQ4) are taken as signed ones instead; their sign moves to the activation (`vpsignb`). Sums of 4
-//! products then widen to 32 bits.
+//! Eight-bit codes (Q8_0, IQ4) are taken as signed ones instead; their sign moves to the activation (`vpsignb`). As many steps as 16 bits
+//! have room for are added up before sums widen to 32 bits, those of the high level with a factor of 256 on the way (`vpmaddwd`).
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles and panels through raw pointers")]
 use super::avx2_words;
 use super::tiles::{PromptKernels, TileKernel};
-use super::units::{self, At, Packed, PerFormat, Registers, count, each};
+use super::units::{self, At, Packed, PerFormat, Registers, count};
 use crate::format::Format;
 use crate::quantize::panel::TOKEN_BYTES;
 use crate::simd::cache;
@@ -27,12 +27,18 @@ impl PerFormat for Avx2 {
     }
 }
 
-/// Steps whose sums of two products fit in 16 bits together; 0 when codes are signed.
+/// Whether codes of 8 bits are taken as signed ones.
+const fn is_signed(format: Format) -> bool {
+    matches!(format, Format::Q8_0 | Format::Iq4Nl | Format::Iq4Xs)
+}
+
+/// Steps whose sums of two products fit in 16 bits together: two codes times 127 each.
 const fn narrow(format: Format) -> usize {
     match format {
-        Format::Q8_0 | Format::Iq4Nl | Format::Iq4Xs => 0,
+        Format::Q8_0 | Format::Iq4Nl | Format::Iq4Xs => 1,
         Format::Q6K => 2,
-        _ => 4,
+        Format::Q5_0 | Format::Q5_1 | Format::Q5K | Format::Mxfp4 => 4,
+        _ => 8,
     }
 }
 
@@ -151,12 +157,11 @@ unsafe fn token<F: Packed, const T: usize>(
 ) -> __m256 {
     // SAFETY: all reads lie in one block of T tokens, t < T; only called from functions with the features.
     unsafe {
-        let (high, low, words) = (x.add(32 * t), x.add(32 * (T + t)), x.add(64 * T));
-        let (scale, zero) = (float(words, 4 * t), _mm256_setzero_si256());
+        let (levels, words) = ([x.add(32 * t), x.add(32 * (T + t))], x.add(64 * T));
+        let scale = float(words, 4 * t);
         if const { units::groups(F::FORMAT) == 1 } {
             let start = bias::<F>(words, 4 * (2 * T + t));
-            let start = next_level(start, dot::<F, 0>(w, high, dot::<F, 4>(w, high, zero)));
-            let sum = _mm256_cvtepi32_ps(dot::<F, 0>(w, low, dot::<F, 4>(w, low, start)));
+            let sum = _mm256_cvtepi32_ps(dot::<F, 0, 8>(w, levels, start));
             let total = _mm256_fmadd_ps(sum, _mm256_mul_ps(w.scales[0], scale), total);
             if const { units::has_mins(F::FORMAT) } {
                 return _mm256_fmadd_ps(w.mins[0], float(words, 4 * (T + t)), total);
@@ -164,10 +169,8 @@ unsafe fn token<F: Packed, const T: usize>(
             return total;
         }
         let (first, second) = (4 * (3 * T + 2 * t), 4 * (3 * T + 2 * t) + 4);
-        let a = next_level(bias::<F>(words, first), dot::<F, 0>(w, high, zero));
-        let b = next_level(bias::<F>(words, second), dot::<F, 4>(w, high, zero));
-        let a = _mm256_cvtepi32_ps(dot::<F, 0>(w, low, a));
-        let b = _mm256_cvtepi32_ps(dot::<F, 4>(w, low, b));
+        let a = _mm256_cvtepi32_ps(dot::<F, 0, 4>(w, levels, bias::<F>(words, first)));
+        let b = _mm256_cvtepi32_ps(dot::<F, 4, 4>(w, levels, bias::<F>(words, second)));
         let mut sum = _mm256_fmadd_ps(b, w.scales[1], _mm256_mul_ps(a, w.scales[0]));
         if const { units::has_mins(F::FORMAT) } {
             sum = _mm256_fnmadd_ps(w.mins[0], _mm256_cvtepi32_ps(word(words, first)), sum);
@@ -197,16 +200,6 @@ pub(super) unsafe fn float(x: *const u8, at: usize) -> __m256 {
     unsafe { _mm256_set1_ps(x.add(at).cast::<f32>().read_unaligned()) }
 }
 
-/// Where the sum over the low level starts: `start` and 256 times the sum over the high level.
-///
-/// # Safety
-/// Called from functions with the features.
-#[inline(always)]
-unsafe fn next_level(start: __m256i, high: __m256i) -> __m256i {
-    // SAFETY: register arithmetic only.
-    unsafe { _mm256_add_epi32(start, _mm256_slli_epi32::<8>(high)) }
-}
-
 /// Where an integer sum starts: minus the bias times the sum of codes, from the panel's minus sum.
 ///
 /// # Safety
@@ -222,40 +215,49 @@ unsafe fn bias<F: Packed>(x: *const u8, at: usize) -> __m256i {
     }
 }
 
-/// Steps `FIRST` to `FIRST + 3` of a block.
+/// N steps of a block from step FIRST on: `sum`, 256 times the products with the high level, and those with the low one.
 ///
 /// # Safety
-/// 32 codes can be read.
+/// 32 codes of each level can be read.
 #[inline(always)]
-unsafe fn dot<F: Packed, const FIRST: usize>(
+unsafe fn dot<F: Packed, const FIRST: usize, const N: usize>(
     w: &Weights,
-    codes: *const u8,
+    levels: [*const u8; 2],
     mut sum: __m256i,
 ) -> __m256i {
     // SAFETY: the caller's.
     unsafe {
-        let pairs = each!([0, 1, 2, 3], |i| {
-            let (w, x) = (w.codes[FIRST + i], word(codes, 4 * FIRST + 4 * i));
-            if narrow(F::FORMAT) == 0 {
-                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-            } else {
-                _mm256_maddubs_epi16(w, x)
+        let units = [_mm256_set1_epi16(256), _mm256_set1_epi16(1)];
+        let together = const { if narrow(F::FORMAT) < N { narrow(F::FORMAT) } else { N } };
+        let mut narrow = [_mm256_setzero_si256(); 2];
+        for step in 0..N {
+            let weights = w.codes[FIRST + step];
+            for ((narrow, codes), unit) in narrow.iter_mut().zip(levels).zip(units) {
+                let pairs = products::<F>(weights, word(codes, 4 * (FIRST + step)));
+                *narrow =
+                    if step % together == 0 { pairs } else { _mm256_add_epi16(*narrow, pairs) };
+                if step % together == together - 1 {
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(*narrow, unit));
+                }
             }
-        });
-        let ones = _mm256_set1_epi16(1);
-        if narrow(F::FORMAT) == 0 {
-            for pair in pairs {
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pair, ones));
-            }
-            return sum;
         }
-        let first = _mm256_add_epi16(pairs[0], pairs[1]);
-        let second = _mm256_add_epi16(pairs[2], pairs[3]);
-        if narrow(F::FORMAT) == 2 {
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(first, ones));
-            return _mm256_add_epi32(sum, _mm256_madd_epi16(second, ones));
+        sum
+    }
+}
+
+/// Sums of two products of codes with codes.
+///
+/// # Safety
+/// Called from functions with the features.
+#[inline(always)]
+unsafe fn products<F: Packed>(w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: register arithmetic only.
+    unsafe {
+        if is_signed(F::FORMAT) {
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+        } else {
+            _mm256_maddubs_epi16(w, x)
         }
-        _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_add_epi16(first, second), ones))
     }
 }
 
