@@ -30,7 +30,7 @@ pub struct Options {
     pub sequences: u32,
     /// Sequences that may wait for a place.
     pub waiting: u32,
-    /// Tokens of prompts that one step takes.
+    /// Tokens of prompts that one step takes: more unpack weights less often, and let others wait longer.
     pub prompt_chunk: u32,
     /// Guess at tokens: see [`Engine::set_draft_cost`].
     pub speculate: bool,
@@ -51,7 +51,7 @@ impl Options {
             cache_tokens: context,
             sequences: 1,
             waiting: 0,
-            prompt_chunk: 256,
+            prompt_chunk: 512,
             speculate: false,
             kv: KvFormat::F16,
             timing: Timing::Off,

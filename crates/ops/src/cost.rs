@@ -1,4 +1,6 @@
 //! The reader that counts: what a step moves and computes, from which rooflines and memory plans come.
+use crate::attend::words_fit;
+use crate::linear::float_words;
 use crate::linear::pack::packed_bytes;
 use crate::simd::Family;
 use crate::{Activation, Attention, Cache, KvFormat, Linear, Norm, Ops, Rope, Weight};
@@ -9,6 +11,8 @@ pub struct Cost {
     pub tokens: u64,
     pub rows: u64,
     pub context: u64,
+    /// Whether the tokens are prompts', which have kernels of their own in some families.
+    pub prompts: bool,
     /// The family of kernels for which matrices are packed, if they are.
     pub packed_for: Option<Family>,
     /// Weights read once, whatever the number of tokens.
@@ -19,7 +23,7 @@ pub struct Cost {
     pub kv_bytes: u64,
     /// Multiplications and additions of matrix products and attention.
     pub flops: u64,
-    /// Those of `flops` that are products with quantized weights.
+    /// Those of `flops` that kernels take as integers, once each, however many products of bytes they are made of.
     pub integer_flops: u64,
 }
 
@@ -40,6 +44,11 @@ impl Cost {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.weight_bytes + self.kv_bytes
+    }
+
+    /// Whose kernels for prompts are counted, if any are.
+    fn family_of_prompts(&self) -> Option<Family> {
+        self.packed_for.filter(|_| self.prompts)
     }
 
     fn read(&mut self, weight: Option<&Weight>) {
@@ -89,9 +98,11 @@ impl Ops for Cost {
         }
         let flops = 2 * x.rows * x.columns * u64::from(linear.weight.rows);
         self.flops += flops;
-        if linear.weight.format.block_elements() > 1 {
-            self.integer_flops += flops;
-        }
+        let quantized = linear.weight.format.block_elements() > 1;
+        let as_integers = self.family_of_prompts().map_or(quantized, |family| {
+            !family.accelerates() && (quantized || float_words::fits(family, &linear.weight))
+        });
+        self.integer_flops += if as_integers { flops } else { 0 };
         Shape { rows: x.rows, columns: u64::from(linear.weight.rows) }
     }
     fn add(&mut self, x: Shape, _: &Shape) -> Shape {
@@ -112,7 +123,11 @@ impl Ops for Cost {
         let window = u64::from(attention.window.unwrap_or(u32::MAX)) + self.tokens - 1;
         let read = (self.context + self.tokens).min(window);
         self.kv_bytes += read * self.token_bytes(attention);
-        self.flops += 4 * self.seen(attention) * q.columns;
+        let flops = 4 * self.seen(attention) * q.columns;
+        self.flops += flops;
+        if self.family_of_prompts().is_some_and(|family| words_fit(family, attention.head_dim)) {
+            self.integer_flops += flops;
+        }
         *q
     }
     fn gather(&mut self, x: &Shape) -> Shape {
@@ -148,6 +163,14 @@ mod tests {
             // Four quads of 256 bytes and a unit.
             assert_eq!((cost.weight_bytes, packed), (4 * (256 + 768), 4 * (256 + 768)));
         }
+        let prompts = |packed_for| Cost { packed_for, prompts: true, ..Cost::new(1, 1, 0) };
+        for (packed_for, integer_flops) in
+            [(None, 0), (Some(Family::Avx2), 0), (Some(Family::Avx512Vnni), 2 * 16 * 64)]
+        {
+            let mut cost = prompts(packed_for);
+            cost.linear(&x, &linear);
+            assert_eq!((cost.flops, cost.integer_flops), (2 * 16 * 64, integer_flops));
+        }
         let mut in_file = Cost::new(1, 1, 0);
         in_file.linear(&x, &linear);
         assert_eq!(in_file.weight_bytes, 16 * 128 * 2);
@@ -156,6 +179,11 @@ mod tests {
         cost.attend(&x, &attention);
         // 100 positions, K and V, 2 heads of 16 in F16; scores and sums: 2 * 2 * 100 * 64.
         assert_eq!((cost.kv_bytes, cost.flops), (100 * 2 * 2 * 16 * 2, 1280 + 25600));
+        // Heads of 64 go as integers there.
+        let heads = Attention { head_dim: 64, ..attention };
+        let mut cost = prompts(Some(Family::Avx512Vnni));
+        cost.attend(&x, &heads);
+        assert_eq!((cost.flops, cost.integer_flops), (4 * 64, 4 * 64));
         let windowed = Attention { window: Some(8), ..attention };
         let mut cost = Cost::new(1, 1, 99);
         cost.attend(&x, &windowed);

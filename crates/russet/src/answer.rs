@@ -170,7 +170,7 @@ fn run(
     let contexts = first_context..first_context + answer.decode_steps as usize;
     let engine = &session.engine;
     answer.decode_bytes =
-        contexts.map(|context| step_cost(engine, 1, 1, context as u64).bytes()).sum();
+        contexts.map(|context| step_cost(engine, (1, false), 1, context as u64).bytes()).sum();
     Ok(answer)
 }
 

@@ -11,12 +11,18 @@ pub(crate) fn per_second(count: f64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count / time.as_secs_f64() }
 }
 
-/// What one step of an engine moves and computes: `tokens` tokens, after `context` earlier ones, with `rows` rows of logits.
-pub(crate) fn step_cost(engine: &Engine, tokens: u64, rows: u64, context: u64) -> Cost {
+/// What one step of an engine moves and computes: `tokens` tokens, of prompts or of an answer, after `context` earlier ones, with `rows` rows
+/// of logits.
+pub(crate) fn step_cost(
+    engine: &Engine,
+    (tokens, prompts): (u64, bool),
+    rows: u64,
+    context: u64,
+) -> Cost {
     let model = engine.model();
     let packed_for = (engine.device().info().kind == Kind::Cpu).then(Family::host);
     let kv = engine.options().kv;
-    let mut cost = Cost { kv, packed_for, ..Cost::new(tokens, rows, context) };
+    let mut cost = Cost { kv, packed_for, prompts, ..Cost::new(tokens, rows, context) };
     forward(&mut cost, model);
     cost
 }

@@ -42,7 +42,7 @@ const fn partial_row(head_dim: u32) -> u32 {
 }
 
 /// Whether prompts are multiplied as words, see `words`.
-const fn words_fit(family: Family, head_dim: u32) -> bool {
+pub(crate) const fn words_fit(family: Family, head_dim: u32) -> bool {
     matches!(family, Family::Avx512Vnni) && head_dim.is_multiple_of(64)
 }
 

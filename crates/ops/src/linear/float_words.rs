@@ -20,7 +20,7 @@ pub(crate) const fn has_kernels(family: Family) -> bool {
 }
 
 /// Whether a family can multiply a matrix here.
-pub(super) fn fits(family: Family, weight: &Weight) -> bool {
+pub(crate) fn fits(family: Family, weight: &Weight) -> bool {
     has_kernels(family)
         && matches!(weight.format, Format::F16 | Format::Bf16)
         && (weight.rows as usize).is_multiple_of(TILE_ROWS)

@@ -205,7 +205,8 @@ impl Work {
         let mut context = u64::from(context);
         for report in reports {
             let tokens = report.prompt_tokens + report.decode_tokens;
-            let cost = step_cost(engine, u64::from(tokens), u64::from(report.sampled), context);
+            let of = (u64::from(tokens), report.decode_tokens == 0);
+            let cost = step_cost(engine, of, u64::from(report.sampled), context);
             let plan = plans.iter().find(|plan| plan.tokens >= tokens);
             context += u64::from(tokens);
             work.steps += 1;
