@@ -13,7 +13,6 @@ use super::cpu::{Part, activate, of_piece, parts, sets};
 use super::pack::TILE_ROWS;
 use super::tiles::{tile_at, unit_of};
 use super::{Args, is_float, tiles};
-use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::Rows;
 use crate::simd::Family;
@@ -96,8 +95,8 @@ pub(super) fn prompts(
 
 /// One launch as this thread sees it.
 struct Work<'a> {
+    args: &'a Args,
     family: Family,
-    accumulate: bool,
     columns: usize,
     x: &'a [f32],
     tokens: Range<usize>,
@@ -109,7 +108,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(launch: &'a HostLaunch<'_>, args: &Args, x: &'a [f32], tokens: Range<usize>) -> Self {
+    fn new(launch: &'a HostLaunch<'_>, args: &'a Args, x: &'a [f32], tokens: Range<usize>) -> Self {
         let columns = args.columns as usize;
         let room = tiles::room(args);
         let numbers = room / 4..room / 4 + (ROWS + TOKENS) * columns + TOKENS * ROWS;
@@ -119,9 +118,8 @@ impl<'a> Work<'a> {
         };
         let (weights, numbers) = numbers.split_at_mut(ROWS * columns);
         let (filled_up, products) = numbers.split_at_mut(TOKENS * columns);
-        let accumulate = args.epilogue == Epilogue::Accumulate.code();
         let family = Family::from_code(args.family);
-        Self { family, accumulate, columns, x, tokens, room, weights, filled_up, products }
+        Self { args, family, columns, x, tokens, room, weights, filled_up, products }
     }
 
     /// Products of some rows of a matrix, at most [`ROWS`], with all tokens.
@@ -142,7 +140,7 @@ impl<'a> Work<'a> {
             let products = &mut self.products[..TOKENS * rows.len()];
             accelerate::multiply(x, numbers, self.columns, products);
             for (t, products) in (first..last).zip(products.chunks_exact_mut(rows.len())) {
-                part.store_row((t, rows.clone()), products, self.accumulate);
+                part.store(self.args, (t, rows.clone()), products);
             }
         }
     }

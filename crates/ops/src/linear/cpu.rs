@@ -254,32 +254,21 @@ impl FloatProduct<'_> {
 
 impl Part<'_> {
     /// Stores the products of token t with some rows, or adds them.
-    pub(super) fn store_row(
-        &self,
-        (t, rows): (usize, Range<usize>),
-        products: &[f32],
-        accumulate: bool,
-    ) {
+    pub(super) fn store(&self, args: &Args, (t, rows): (usize, Range<usize>), products: &[f32]) {
         let at = t * self.rows;
         // SAFETY: each thread has its own rows of W, and so its own columns of y.
         let y = unsafe { self.y.part(at + rows.start..at + rows.end) };
-        if accumulate {
-            y.iter_mut().zip(products).for_each(|(y, product)| *y += product);
-        } else {
-            y.copy_from_slice(products);
-        }
-        if let Some(bias) = self.bias {
-            y.iter_mut().zip(&bias[rows]).for_each(|(y, bias)| *y += bias);
+        let bias = self.bias.map(|bias| &bias[rows]);
+        let accumulate = args.epilogue == Epilogue::Accumulate.code();
+        for (i, (y, product)) in y.iter_mut().zip(products).enumerate() {
+            let product = product + bias.map_or(0.0, |bias| bias[i]);
+            *y = if accumulate { *y + product } else { product };
         }
     }
 }
 
 fn store(part: &Part<'_>, args: &Args, (t, r): (usize, usize), product: f32) {
-    let at = t * part.rows + r;
-    // SAFETY: each thread has its own rows of W, and so its own columns of y.
-    let y = unsafe { &mut part.y.part(at..at + 1)[0] };
-    let product = product + part.bias.map_or(0.0, |bias| bias[r]);
-    *y = if args.epilogue == Epilogue::Accumulate.code() { *y + product } else { product };
+    part.store(args, (t, r..r + 1), &[product]);
 }
 
 /// Applies an activation to the columns of [`HostLaunch::part`], which this thread has just written.
