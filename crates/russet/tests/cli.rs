@@ -326,7 +326,7 @@ fn bench_measures_each_size_at_each_depth() {
     let home = Home::new("bench");
     let plot = home.0.join("plot.svg");
     let tiny = fixture("llama-mixed-q6_k-tied.gguf").display().to_string();
-    let sizes = ["--prompt", "8,300", "--decode", "4", "--depth", "0,5", "--repeat", "3"];
+    let sizes = ["--prompt", "8,600", "--decode", "4", "--depth", "0,5", "--repeat", "3"];
     let mut arguments = vec!["bench", &tiny, "--json", "--threads", "1"];
     arguments.extend(["--plot", plot.to_str().unwrap()]);
     arguments.extend(sizes);
@@ -343,10 +343,10 @@ fn bench_measures_each_size_at_each_depth() {
     };
     let expected = [
         ("prompt", 8, 0, 1),
-        ("prompt", 300, 0, 2),
+        ("prompt", 600, 0, 2),
         ("decode", 4, 0, 4),
         ("prompt", 8, 5, 1),
-        ("prompt", 300, 5, 2),
+        ("prompt", 600, 5, 2),
         ("decode", 4, 5, 4),
     ];
     let expected =
@@ -370,7 +370,7 @@ fn bench_measures_each_size_at_each_depth() {
     let kv = |line: &Value| line["kv_bytes_per_step"].as_u64().unwrap();
     assert!(kv(&lines[5]) > kv(&lines[2]), "a deeper cache is read");
     let picture = fs::read_to_string(plot).unwrap();
-    assert!(picture.starts_with("<svg ") && picture.contains("prompt 300 at 5"));
+    assert!(picture.starts_with("<svg ") && picture.contains("prompt 600 at 5"));
     let again = home.success([
         "bench",
         &tiny,
