@@ -24,7 +24,7 @@ pub static ATTEND: hal::Program =
 /// Rows, each a token's query head, that read the KV cache together.
 const TILE_ROWS: u32 = 32;
 /// The same of prompts that are multiplied as words.
-const PROMPT_ROWS: usize = 128;
+const PROMPT_ROWS: usize = 256;
 /// Positions that are summed under one largest score. Chunks begin at its multiples in every sequence.
 const CHUNK_POSITIONS: u32 = 256;
 const CHUNK: usize = CHUNK_POSITIONS as usize;

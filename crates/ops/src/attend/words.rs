@@ -215,12 +215,7 @@ impl<'a> Scratch<'a> {
                 _ => self.scores::<4, PAIRS>(part, head_dim, first),
             }
         }
-        let mut more = State::NEW;
-        let mut units = [0.0; PART];
-        for row in 0..PART {
-            let (sees, groups) = (&sees[row], groups.clone());
-            (more.max[row], more.total[row], units[row]) = self.soften(row, sees, start, groups);
-        }
+        let (more, units) = self.soften(sees, start, groups.clone());
         let [shrink, grow] = state.fold::<Avx512>(&more);
         for block in 0..head_dim / BLOCK {
             let sums = self.values::<PAIRS>(block, groups.clone());
@@ -295,58 +290,88 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    /// Turns a row's scores of these groups into words: weights under their largest, times the scales of values. Returns the
-    /// largest score, the sum of weights, and what a word of 1 stands for.
+    /// Turns the rows' scores of these groups into words: weights under their largest, times the scales of values. Returns largest
+    /// scores and sums of weights in the lanes of the rows, and what a word of 1 stands for. All rows go together, so that none
+    /// waits for the sums of another.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn soften(
         &mut self,
-        row: usize,
-        sees: &Range<usize>,
+        sees: &[Range<usize>; PART],
         chunk_start: usize,
         groups: Range<usize>,
-    ) -> (f32, f32, f32) {
-        let scores = &mut self.scores.as_chunks_mut::<CHUNK>().0[row];
-        // What the row does not see may be anything, even NaN: it is replaced, not multiplied.
-        let end = sees.end.saturating_sub(chunk_start).min(groups.end * 16);
-        let first = sees.start.saturating_sub(chunk_start).min(end);
-        if groups.start * 16 < first {
-            scores[groups.start * 16..first].fill(f32::NEG_INFINITY);
+    ) -> (State, [f32; PART]) {
+        assert!(groups.end <= GROUPS, "groups of a chunk");
+        let scores = self.scores.as_chunks_mut::<CHUNK>().0;
+        for (scores, sees) in scores.iter_mut().zip(sees) {
+            // What the row does not see may be anything, even NaN: it is replaced, not multiplied.
+            let end = sees.end.saturating_sub(chunk_start).min(groups.end * 16);
+            let first = sees.start.saturating_sub(chunk_start).min(end);
+            if groups.start * 16 < first {
+                scores[groups.start * 16..first].fill(f32::NEG_INFINITY);
+            }
+            scores[end.max(groups.start * 16)..groups.end * 16].fill(f32::NEG_INFINITY);
         }
-        scores[end.max(groups.start * 16)..groups.end * 16].fill(f32::NEG_INFINITY);
-        let scores = &mut scores.as_chunks_mut().0[groups.clone()];
-        let mut most = Avx512::splat(f32::NEG_INFINITY);
-        for scores in &*scores {
-            most = Avx512::max(Avx512::load(scores), most);
+        let mut most = [Avx512::splat(f32::NEG_INFINITY); PART];
+        for group in groups.clone() {
+            for (most, scores) in most.iter_mut().zip(&*scores) {
+                *most = Avx512::max(Avx512::load(&scores.as_chunks().0[group]), *most);
+            }
         }
-        let score_max = _mm512_reduce_max_ps(most);
-        // A row that sees nothing here has no largest score: all its weights are to be 0.
-        let max = Avx512::splat(score_max.max(f32::MIN));
-        let (mut total, mut most) = (Avx512::splat(0.0), Avx512::splat(0.0));
-        let scales = &self.v_scales.as_chunks().0[groups.clone()];
-        for (scores, scale) in scores.iter_mut().zip(scales) {
-            let weight = Avx512::exp2(Avx512::sub(Avx512::load(scores), max));
-            total = Avx512::add(total, weight);
-            let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(weight, _mm512_setzero_ps());
-            let weight = _mm512_maskz_mul_ps(some, weight, Avx512::load(scale));
-            most = Avx512::max(weight, most);
-            Avx512::store(weight, scores);
+        let mut more = State::NEW;
+        let mut max = [Avx512::splat(0.0); PART];
+        for ((max, most), more) in max.iter_mut().zip(most).zip(&mut more.max) {
+            *more = _mm512_reduce_max_ps(most);
+            // A row that sees nothing here has no largest score: all its weights are to be 0.
+            *max = Avx512::splat(more.max(f32::MIN));
         }
-        let most = _mm512_reduce_max_ps(most);
-        let inverse = Avx512::splat(if most > 0.0 { WIDE / most } else { 0.0 });
-        let words = &mut self.weights.as_chunks_mut::<{ CHUNK / 2 }>().0[row];
-        let words = &mut words.as_chunks_mut().0[groups.clone()];
-        let mut products = [_mm256_setzero_si256(); CHUNK / BLOCK];
-        for (group, (scores, to)) in groups.zip(scores.iter().zip(words)) {
-            let scaled = _mm512_cvtps_epi32(Avx512::mul(Avx512::load(scores), inverse));
-            let words = _mm512_cvtepi32_epi16(scaled);
-            products[group / 4] = _mm256_add_epi32(products[group / 4], neighbours(words));
-            store_words(words, to);
+        let (mut total, mut most) = ([Avx512::splat(0.0); PART], [Avx512::splat(0.0); PART]);
+        for group in groups.clone() {
+            let scale = Avx512::load(&self.v_scales.as_chunks().0[group]);
+            for (row, scores) in scores.iter_mut().enumerate() {
+                let to = &mut scores.as_chunks_mut().0[group];
+                let weight = Avx512::exp2(Avx512::sub(Avx512::load(to), max[row]));
+                total[row] = Avx512::add(total[row], weight);
+                let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(weight, _mm512_setzero_ps());
+                let weight = _mm512_maskz_mul_ps(some, weight, scale);
+                most[row] = Avx512::max(weight, most[row]);
+                Avx512::store(weight, to);
+            }
         }
-        let starts = &mut self.weight_starts.as_chunks_mut::<{ CHUNK / BLOCK }>().0[row];
-        for (to, products) in starts.iter_mut().zip(products) {
-            *to = start(products);
+        let mut units = [0.0; PART];
+        let mut inverse = [Avx512::splat(0.0); PART];
+        for row in 0..PART {
+            more.total[row] = _mm512_reduce_add_ps(total[row]);
+            let most = _mm512_reduce_max_ps(most[row]);
+            inverse[row] = Avx512::splat(if most > 0.0 { WIDE / most } else { 0.0 });
+            units[row] = most / WIDE;
         }
-        (score_max, _mm512_reduce_add_ps(total), most / WIDE)
+        self.round_weights(groups, &inverse);
+        (more, units)
+    }
+
+    /// Weights of these groups as words.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn round_weights(&mut self, groups: Range<usize>, inverse: &[__m512; PART]) {
+        let scores = self.scores.as_chunks::<CHUNK>().0;
+        let weights = self.weights.as_chunks_mut::<{ CHUNK / 2 }>().0;
+        let starts = self.weight_starts.as_chunks_mut::<{ CHUNK / BLOCK }>().0;
+        for block in groups.start / 4..groups.end.div_ceil(4) {
+            let mut products = [_mm256_setzero_si256(); PART];
+            for group in groups.start.max(4 * block)..groups.end.min(4 * block + 4) {
+                for (row, products) in products.iter_mut().enumerate() {
+                    let weight = Avx512::load(&scores[row].as_chunks().0[group]);
+                    let words = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(Avx512::mul(
+                        weight,
+                        inverse[row],
+                    )));
+                    *products = _mm256_add_epi32(*products, neighbours(words));
+                    store_words(words, &mut weights[row].as_chunks_mut().0[group]);
+                }
+            }
+            for (starts, products) in starts.iter_mut().zip(products) {
+                starts[block] = start(products);
+            }
+        }
     }
 
     /// Sums of the values of 64 numbers, weighted with words, over the positions of these groups.
