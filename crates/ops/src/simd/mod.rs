@@ -158,22 +158,23 @@ impl std::fmt::Display for Family {
 /// Compiles a function over portable lanes once per family and calls the one for `family`.
 ///
 /// The body is inlined into functions that enable the family's instructions, where the compiler vectorizes it for them. On
-/// Arm it is compiled once: NEON is part of the baseline, and dot products do nothing for f32.
+/// Arm it is compiled once: NEON is part of the baseline, and dot products do nothing for f32. In the body `FUSED` says whether
+/// `a * b + c` is one instruction.
 macro_rules! per_family {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
         $visibility fn $name(family: $crate::simd::Family, $($argument: $type),*) {
             #[inline(always)]
-            fn portable($($argument: $type),*) $body
+            fn portable<const FUSED: bool>($($argument: $type),*) $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2($($argument: $type),*) {
-                portable($($argument),*);
+                portable::<true>($($argument),*);
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
             fn avx512($($argument: $type),*) {
-                portable($($argument),*);
+                portable::<true>($($argument),*);
             }
             match family {
                 #[cfg(target_arch = "x86_64")]
@@ -186,7 +187,7 @@ macro_rules! per_family {
                     // SAFETY: as above.
                     unsafe { avx2($($argument),*) }
                 }
-                _ => portable($($argument),*),
+                _ => portable::<{ cfg!(target_arch = "aarch64") }>($($argument),*),
             }
         }
     };
