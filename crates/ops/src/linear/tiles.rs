@@ -7,8 +7,9 @@ use crate::Epilogue;
 use crate::format::Format;
 use crate::quantize::panel::{self, RowNorm, Rows, TILE_TOKENS, TokenTile};
 use crate::quantize::words;
-use crate::simd::{self, Family};
+use crate::simd::{self, Family, cache};
 use hal::cpu::{HostLaunch, Shared};
+use std::ops::Range;
 
 /// Products of one tile of weights with one tile of tokens: (tile, its units, panel, out (width, 16)).
 ///
@@ -199,24 +200,35 @@ impl Part<'_> {
 
     fn add_bias(&self, index: usize, out: &mut [f32]) {
         let Some(bias) = self.bias else { return };
-        let bias = &bias[index * TILE_ROWS..][..TILE_ROWS];
+        let bias = &bias.as_chunks::<TILE_ROWS>().0[index];
         for row in out.as_chunks_mut::<TILE_ROWS>().0 {
-            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            *row = std::array::from_fn(|i| row[i] + bias[i]);
+        }
+    }
+
+    /// Where a token's products of tile `index` go.
+    fn place(&self, index: usize, token: usize) -> Range<usize> {
+        let at = (token * self.tiles + index) * TILE_ROWS;
+        at..at + TILE_ROWS
+    }
+
+    /// Asks for the places of tile `index`, which other threads have read or written.
+    fn expect(&self, index: usize, tokens: Range<usize>) {
+        for token in tokens {
+            // SAFETY: as in `store`.
+            let y = unsafe { self.y.part(self.place(index, token)) };
+            cache::expect(y.as_ptr().cast());
         }
     }
 
     fn store(&self, index: usize, tile: TokenTile, products: &Products, accumulate: bool) {
-        let rows = self.tiles * TILE_ROWS;
         let products = products.0.as_chunks::<TILE_ROWS>().0;
         for (t, products) in products.iter().take(tile.tokens).enumerate() {
-            let at = (tile.first + t) * rows + index * TILE_ROWS;
             // SAFETY: each thread has its own tiles of W for each token, and so its own part of y.
-            let y = unsafe { self.y.part(at..at + TILE_ROWS) };
-            if accumulate {
-                y.iter_mut().zip(products).for_each(|(y, product)| *y += product);
-            } else {
-                y.copy_from_slice(products);
-            }
+            let y = unsafe { self.y.part(self.place(index, tile.first + t)) };
+            let y: &mut [f32; TILE_ROWS] = y.try_into().expect("so many rows");
+            // Sums are stored together: one after the other, as y might overlap with the products, they would not be vectors.
+            *y = if accumulate { std::array::from_fn(|i| y[i] + products[i]) } else { *products };
         }
     }
 }
@@ -408,7 +420,7 @@ impl Work<'_> {
         &self,
         launch: &HostLaunch<'_>,
         group: Group<'_>,
-        tiles: std::ops::Range<usize>,
+        tiles: Range<usize>,
         products: &mut [Products; 2],
     ) {
         // SAFETY: scratch belongs to this thread, and the slice of an earlier group is no longer used.
@@ -428,7 +440,7 @@ impl Work<'_> {
         &self,
         launch: &HostLaunch<'_>,
         group: Group<'_>,
-        tiles: std::ops::Range<usize>,
+        tiles: Range<usize>,
         products: &mut [Products; 2],
     ) {
         if tiles.is_empty() {
@@ -448,6 +460,9 @@ impl Work<'_> {
             let groups = tokens.div_ceil(words::TOKENS);
             let start = self.rows.group_offset(t * TILE_TOKENS / words::TOKENS, self.columns);
             let x = &self.panel[start..][..groups * words::group_bytes(self.columns)];
+            for (part, index) in group.members().take(if self.is_gated() { 1 } else { 2 }) {
+                part.expect(index, first..first + tokens);
+            }
             // SAFETY: as above; weights and groups have as many columns, and both products room for 16 tokens.
             unsafe {
                 let out = products.as_mut_ptr().cast();
@@ -459,13 +474,15 @@ impl Work<'_> {
 
     /// The matrices whose tiles are counted: an up goes with its gate.
     fn first_tiles(&self) -> impl Iterator<Item = &Part<'_>> {
-        let gated = matches!(self.epilogue, Epilogue::Gate(_));
-        self.parts.iter().flatten().take(if gated { 1 } else { PARTS })
+        self.parts.iter().flatten().take(if self.is_gated() { 1 } else { PARTS })
+    }
+
+    fn is_gated(&self) -> bool {
+        matches!(self.epilogue, Epilogue::Gate(_))
     }
 
     fn groups_of(&self, part: &Part<'_>, paired: bool) -> usize {
-        let gated = matches!(self.epilogue, Epilogue::Gate(_));
-        if paired && !gated { part.tiles.div_ceil(2) } else { part.tiles }
+        if paired && !self.is_gated() { part.tiles.div_ceil(2) } else { part.tiles }
     }
 
     /// Group `index` of all parts.

@@ -172,11 +172,11 @@ pub(crate) fn quantize_tile(
 
 /// The definition, for families without code of their own.
 fn row(x: &[f32], norm: Option<RowNorm<'_>>, (width, t): (usize, usize), to: &mut [u8]) {
-    let moments = norm.map(|norm| moments(x, norm));
+    let (mean, factor) = moments(x, norm);
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(to.chunks_exact_mut(width * TOKEN_BYTES));
     for (b, (x, to)) in blocks.enumerate() {
         let mut x = *x;
-        if let (Some(norm), Some((mean, factor))) = (norm, moments) {
+        if let Some(norm) = norm {
             let weight = &norm.weight[BLOCK * b..][..BLOCK];
             for (x, w) in x.iter_mut().zip(weight) {
                 *x = (*x - mean) * factor * w;
@@ -217,9 +217,10 @@ fn words((scale, sums): (f32, [i32; 2]), (width, t): (usize, usize), to: &mut [u
     word(4 * (3 * width + 2 * t) + 4, (-sums[1]).to_le_bytes());
 }
 
-/// Mean (0 for RMS) and the factor of a row.
+/// Mean (0 for RMS) and the factor of a row; without a norm what changes nothing.
 #[inline(always)]
-pub(crate) fn moments(x: &[f32], norm: RowNorm<'_>) -> (f32, f32) {
+pub(crate) fn moments(x: &[f32], norm: Option<RowNorm<'_>>) -> (f32, f32) {
+    let Some(norm) = norm else { return (0.0, 1.0) };
     #[expect(clippy::cast_precision_loss, reason = "a row has far fewer than 2^24 numbers")]
     let n = x.len() as f32;
     let mean = if norm.layer { sum(x, |x| x) / n } else { 0.0 };
@@ -251,7 +252,7 @@ pub(crate) mod avx512 {
     /// As [`super::row`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) fn row(x: &[f32], norm: Option<RowNorm<'_>>, width: usize, t: usize, to: &mut [u8]) {
-        let moments = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
+        let moments = moments(x, norm);
         for b in 0..x.len() / BLOCK {
             let at = BLOCK * b;
             let halves = [at, at + 16].map(|at| normalized(&x[at..], norm, moments, at));
@@ -337,7 +338,7 @@ pub(crate) mod avx2 {
         (width, t): (usize, usize),
         to: &mut [u8],
     ) {
-        let moments = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
+        let moments = moments(x, norm);
         for (b, to) in to.chunks_exact_mut(width * TOKEN_BYTES).take(x.len() / BLOCK).enumerate() {
             let mut parts = [_mm256_setzero_ps(); BLOCK / 8];
             for (i, part) in parts.iter_mut().enumerate() {
@@ -446,11 +447,11 @@ mod neon {
     ) {
         let (start, step) =
             if in_pairs && width > 1 { (64 * (t / 2) + 8 * (t % 2), 16) } else { (BLOCK * t, 8) };
-        let moments = norm.map(|norm| moments(x, norm));
+        let (mean, factor) = moments(x, norm);
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(to.chunks_exact_mut(width * TOKEN_BYTES));
         for (b, (x, to)) in blocks.enumerate() {
             let mut x = load(x);
-            if let (Some(norm), Some((mean, factor))) = (norm, moments) {
+            if let Some(norm) = norm {
                 let part = |vector: &[f32]| {
                     load(vector[BLOCK * b..].first_chunk().expect("as many as columns"))
                 };

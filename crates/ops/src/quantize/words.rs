@@ -69,7 +69,7 @@ fn factors(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>) -> (usize, [(f3
     assert!((1..=TOKENS).contains(&tokens), "one group");
     let mut factors = [(0.0, 0.0); TOKENS];
     for (factors, x) in factors.iter_mut().zip(x.chunks_exact(columns)) {
-        *factors = norm.map_or((0.0, 1.0), |norm| moments(x, norm));
+        *factors = moments(x, norm);
     }
     (tokens, factors)
 }
