@@ -103,7 +103,8 @@ struct Work<'a> {
     /// Room for a tile that is not packed.
     room: &'a mut [u8],
     weights: &'a mut [f32],
-    filled_up: &'a mut [f32],
+    /// The last tokens, if they are fewer than [`TOKENS`], and zeros.
+    filled_up: &'a [f32],
     products: &'a mut [f32],
 }
 
@@ -118,6 +119,10 @@ impl<'a> Work<'a> {
         };
         let (weights, numbers) = numbers.split_at_mut(ROWS * columns);
         let (filled_up, products) = numbers.split_at_mut(TOKENS * columns);
+        let last = &x[(tokens.end - tokens.len() % TOKENS) * columns..tokens.end * columns];
+        let (live, rest) = filled_up.split_at_mut(last.len());
+        live.copy_from_slice(last);
+        rest.fill(0.0);
         let family = Family::from_code(args.family);
         Self { args, family, columns, x, tokens, room, weights, filled_up, products }
     }
@@ -130,13 +135,10 @@ impl<'a> Work<'a> {
             if is_float(part.format) { Factor::ByRow(numbers) } else { Factor::ByColumn(numbers) };
         for first in self.tokens.clone().step_by(TOKENS) {
             let last = (first + TOKENS).min(self.tokens.end);
-            let mut x = &self.x[first * self.columns..last * self.columns];
-            if last - first < TOKENS {
-                let (live, rest) = self.filled_up.split_at_mut(x.len());
-                live.copy_from_slice(x);
-                rest.fill(0.0);
-                x = self.filled_up;
-            }
+            let x = match last - first {
+                TOKENS => &self.x[first * self.columns..last * self.columns],
+                _ => self.filled_up,
+            };
             let products = &mut self.products[..TOKENS * rows.len()];
             accelerate::multiply(x, numbers, self.columns, products);
             for (t, products) in (first..last).zip(products.chunks_exact_mut(rows.len())) {

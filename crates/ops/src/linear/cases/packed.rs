@@ -84,9 +84,13 @@ fn each_with<T: Copy>(
 /// A product of two, one of them through a function whose slope is at most 1.2.
 const HIDDEN_WORDS: Tolerance = Tolerance::Norm(2e-3);
 
-/// Of a product of which some tokens may be prompts'.
-fn of_prompts(family: Family, format: Format, prompts: Option<u32>) -> Tolerance {
-    if prompts.is_some() && words::are_for(family) { WORDS } else { of(format) }
+/// `of_words` if there are prompts, which the family multiplies as words, else `exact`.
+fn tolerance(
+    (family, prompts): (Family, Option<u32>),
+    of_words: Tolerance,
+    exact: Tolerance,
+) -> Tolerance {
+    if prompts.is_some() && words::are_for(family) { of_words } else { exact }
 }
 
 #[test]
@@ -116,7 +120,7 @@ fn prompts_are_close_and_exact_rows_beside_them_stay_exact() {
                         "{family} {format} {rows} x {columns}, {tokens} tokens of which {exact} exact"
                     );
                     let forward = Product { table, linear };
-                    let tolerance = of_prompts(family, format, Some(exact));
+                    let tolerance = tolerance((family, Some(exact)), WORDS, of(format));
                     check(&name, &setup, &forward, &[tolerance]);
                 }
             }
@@ -159,7 +163,8 @@ fn three_matrices() {
                 setup.batch(tokens);
                 setup.batch(1);
                 let name = format!("{family} qkv {formats:?}, prompts from {prompts:?}");
-                let tolerances = formats.map(|format| of_prompts(family, format, prompts));
+                let tolerances =
+                    formats.map(|format| tolerance((family, prompts), WORDS, of(format)));
                 check(&name, &setup, &forward, &tolerances);
             }
         }
@@ -184,8 +189,8 @@ fn hidden_rows() {
                 let forward = Feed { table: setup.table(512), norm, hidden };
                 setup.batch(tokens);
                 let name = format!("{family} hidden {activation:?}, prompts from {prompts:?}");
-                let of_words = prompts.is_some() && words::are_for(family);
-                check(&name, &setup, &forward, &[if of_words { HIDDEN_WORDS } else { HIDDEN }]);
+                let tolerance = tolerance((family, prompts), HIDDEN_WORDS, HIDDEN);
+                check(&name, &setup, &forward, &[tolerance]);
             }
         }
     }
@@ -204,9 +209,8 @@ fn products_accumulate() {
             post_norm: None,
         };
         setup.batch(tokens);
-        let of_words = prompts.is_some() && words::are_for(family);
         let name = format!("{family} project, prompts from {prompts:?}");
-        check(&name, &setup, &forward, &[if of_words { WORDS } else { EXACT }]);
+        check(&name, &setup, &forward, &[tolerance((family, prompts), WORDS, EXACT)]);
     }
 }
 
