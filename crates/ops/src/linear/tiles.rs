@@ -93,6 +93,10 @@ const PANEL_BYTES_IN_CACHE: usize = 448 << 10;
 /// unpacked less often.
 const WORDS_BYTES_IN_CACHE: usize = 6 << 20;
 
+/// With so many tiles of tokens for each thread, every thread begins with its own instead of its own weights: those that it quantizes
+/// as well, so that little passes from core to core, which takes long where cores share no cache. All weights are unpacked by each.
+const OWN_TILES: usize = 16;
+
 /// Scratch of one thread for a pair of unpacked tiles.
 pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
     let blocks = if words::are_for(family) { columns as usize / words::BLOCK } else { 0 };
@@ -385,9 +389,11 @@ impl Work<'_> {
         let prompt = self.rows.all - self.rows.exact;
         let paired = prompt > 0;
         let groups: usize = self.first_tiles().map(|part| self.groups_of(part, paired)).sum();
-        let chunk = self.chunk_tiles(groups >= 8 * launch.threads);
         let exact = self.exact_tiles();
         let tiles = exact + prompt.div_ceil(TILE_TOKENS);
+        let own = tiles.div_ceil(launch.threads);
+        let most = if own >= OWN_TILES { own } else { usize::MAX };
+        let chunk = self.chunk_tiles(groups >= 8 * launch.threads).min(most);
         let mut products = [const { Products([0.0; TILE_TOKENS * TILE_ROWS]) }; 2];
         launch.pieces(groups * tiles.div_ceil(chunk), 1, |piece| {
             for item in piece {
