@@ -128,6 +128,22 @@ fn prompts_are_close_and_exact_rows_beside_them_stay_exact() {
     }
 }
 
+/// So many that two threads begin with their own: the second with what is not the first of the prompts'.
+#[test]
+fn tokens_of_a_long_prompt() {
+    for family in families() {
+        let mut setup = setup(family, 1);
+        let exact = prompts(family).flatten().next().map(|_| 21);
+        setup.prompts_from = exact;
+        let table = setup.table(256);
+        let linear = linear(&mut setup, Format::Q4K, 48, 256, true);
+        setup.batch(550);
+        let forward = Product { table, linear };
+        let tolerance = tolerance((family, exact), WORDS, of(Format::Q4K));
+        check(&format!("{family} 550 tokens"), &setup, &forward, &[tolerance]);
+    }
+}
+
 #[test]
 fn part_of_a_matrix() {
     for (family, format) in
