@@ -96,9 +96,10 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// Room for the ends of `count` strings.
-    pub(super) fn with_capacity(count: usize) -> Self {
-        Self { text: String::new(), ends: Vec::with_capacity(count) }
+    /// Strings one after the other, which end where `ends` says; None when one of them is not UTF-8.
+    pub(super) fn from_utf8(text: Vec<u8>, ends: Vec<usize>) -> Option<Self> {
+        let text = String::from_utf8(text).ok()?;
+        ends.iter().all(|&end| text.is_char_boundary(end)).then_some(Self { text, ends })
     }
 
     pub fn push(&mut self, s: &str) {

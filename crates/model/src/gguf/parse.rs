@@ -249,10 +249,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn string(&mut self, limit: u64, field: Field<'_>) -> Result<&'a str, Error> {
+    fn string_bytes(&mut self, limit: u64, field: Field<'_>) -> Result<&'a [u8], Error> {
         let length = self.count_of(&|| format!("the length of {}", field()), limit, 1)?;
-        let offset = self.at;
-        let bytes = self.take(length, field)?;
+        self.take(length, field)
+    }
+
+    fn string(&mut self, limit: u64, field: Field<'_>) -> Result<&'a str, Error> {
+        let bytes = self.string_bytes(limit, field)?;
+        let offset = self.at - bytes.len();
         str::from_utf8(bytes).map_err(|_| Fault::NotUtf8 { field: field(), offset }.into())
     }
 
@@ -336,12 +340,19 @@ impl<'a> Reader<'a> {
 
     fn strings(&mut self, field: Field<'_>) -> Result<Strings, Error> {
         let count = self.element_count(8, field)?;
-        let mut strings = Strings::with_capacity(count);
+        let start = self.at;
+        let name = |index| move || format!("element {index} of {}", field());
+        // Vocabularies have so many strings that looking at each by itself takes twice as long.
+        let (mut text, mut ends) = (Vec::with_capacity(8 * count), Vec::with_capacity(count));
         for index in 0..count {
-            let element = || format!("element {index} of {}", field());
-            strings.push(self.string(limits::STRING_BYTES, &element)?);
+            text.extend_from_slice(self.string_bytes(limits::STRING_BYTES, &name(index))?);
+            ends.push(text.len());
         }
-        Ok(strings)
+        if let Some(strings) = Strings::from_utf8(text, ends) {
+            return Ok(strings);
+        }
+        self.at = start;
+        (0..count).map(|index| self.string(limits::STRING_BYTES, &name(index))).collect()
     }
 
     fn arrays(&mut self, depth: u32, field: Field<'_>) -> Result<Vec<Array>, Error> {

@@ -1,5 +1,8 @@
 //! Byte-level byte-pair encoding (GPT-2): a word's bytes, merged by rank.
 
+use std::ops::Range;
+use std::panic::resume_unwind;
+
 use hashbrown::HashMap;
 
 use super::merge::{Merge, NONE};
@@ -67,13 +70,34 @@ impl Bpe {
 
 /// Reads the merges; of two for the same pair the first counts.
 fn merges(list: &Strings, vocab: &Vocab) -> Result<Merges, Error> {
-    let bad = |fault| Error::BadFile { field: MERGES, fault };
     if list.len() > MERGES_MAX {
-        return Err(bad(Fault::TooMany { found: list.len(), limit: MERGES_MAX }));
+        let fault = Fault::TooMany { found: list.len(), limit: MERGES_MAX };
+        return Err(Error::BadFile { field: MERGES, fault });
     }
+    // A large vocabulary's merges take longer than all else that comes before a first token but the weights.
+    let middle = list.len() / 2;
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| resolved(list, middle..list.len(), vocab));
+        (resolved(list, 0..middle, vocab), second.join())
+    });
+    let (first, second) = (first?, second.unwrap_or_else(|panic| resume_unwind(panic))?);
     let mut merges = HashMap::with_capacity(list.len());
-    let mut product = String::new();
-    for (index, text) in list.iter().enumerate() {
+    for (rank, (pair, product)) in (0..).zip(first.into_iter().chain(second)) {
+        merges.entry(pair).or_insert((rank, product));
+    }
+    Ok(merges)
+}
+
+/// A pair of tokens, and the token that it makes.
+type Resolved = ((u32, u32), u32);
+
+/// Finds the tokens of some of the merges.
+fn resolved(list: &Strings, range: Range<usize>, vocab: &Vocab) -> Result<Vec<Resolved>, Error> {
+    let bad = |fault| Error::BadFile { field: MERGES, fault };
+    let mut all = Vec::with_capacity(range.len());
+    let (mut made, mut next) = (String::new(), 0);
+    for index in range {
+        let text = list.get(index).unwrap_or_default();
         // The first character may be a space itself, so the separator is looked for after it.
         let first = text.chars().next().map_or(0, char::len_utf8);
         let (left, right) = text[first..]
@@ -81,17 +105,20 @@ fn merges(list: &Strings, vocab: &Vocab) -> Result<Merges, Error> {
             .map(|at| (&text[..first + at], &text[first + at + 1..]))
             .filter(|(_, right)| !right.is_empty())
             .ok_or_else(|| bad(Fault::Merge { index, text: text.to_owned() }))?;
-        product.clear();
-        product.push_str(left);
-        product.push_str(right);
+        made.clear();
+        made.push_str(left);
+        made.push_str(right);
         let id = |part: &str| {
             vocab.id(part).ok_or_else(|| {
                 let missing = part.to_owned();
                 bad(Fault::MergeToken { index, text: text.to_owned(), missing })
             })
         };
-        let rank = u32::try_from(index).unwrap_or(u32::MAX);
-        merges.entry((id(left)?, id(right)?)).or_insert((rank, id(&product)?));
+        let pair = (id(left)?, id(right)?);
+        // Vocabularies list most of what is made in the order of the merges.
+        let product = if vocab.text(next) == made { next } else { id(&made)? };
+        next = product.saturating_add(1);
+        all.push((pair, product));
     }
-    Ok(merges)
+    Ok(all)
 }

@@ -1,6 +1,7 @@
 //! The vocabulary: token texts, what kind each token is, and the bytes it stands for.
 
 use std::hash::BuildHasher as _;
+use std::panic::resume_unwind;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -46,11 +47,13 @@ impl Vocab {
         let texts = texts(metadata.strings(TOKENS)?)?;
         let attrs = attrs(metadata, texts.len())?;
         let hasher = DefaultHashBuilder::default();
-        let ids = index(&texts, &hasher)?;
-        let mut vocab =
-            Self { texts, ids, hasher, attrs, pieces: Vec::new(), piece_ends: Vec::new() };
-        vocab.spell(kind)?;
-        Ok(vocab)
+        let (ids, spelled) = std::thread::scope(|scope| {
+            let spelled = scope.spawn(|| spelled(&texts, &attrs, kind));
+            (index(&texts, &hasher), spelled.join())
+        });
+        let ids = ids?;
+        let (pieces, piece_ends) = spelled.unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok(Self { texts, ids, hasher, attrs, pieces, piece_ends })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -88,26 +91,25 @@ impl Vocab {
         let start = if id == 0 { 0 } else { self.piece_ends[id - 1] };
         &self.pieces[start as usize..end as usize]
     }
+}
 
-    /// Fills in `pieces`.
-    fn spell(&mut self, kind: Kind) -> Result<(), Error> {
-        let alphabet = matches!(kind, Kind::Bpe(_)).then(Alphabet::new);
-        let mut pieces = Vec::with_capacity(self.texts.len() * 8);
-        let mut ends = Vec::with_capacity(self.texts.len());
-        for (id, text) in (0u32..).zip(self.texts.iter()) {
-            match (self.attrs[id as usize], &alphabet) {
-                (attr::NORMAL, Some(alphabet)) => alphabet.decode(text, &mut pieces),
-                (attr::NORMAL, None) => unescape(text, &mut pieces),
-                (attr::BYTE, _) => pieces.push(byte_of(id, text)?),
-                (a, _) if a & attr::SPECIAL != 0 => pieces.extend_from_slice(text.as_bytes()),
-                // Unused tokens stand for nothing.
-                _ => {}
-            }
-            ends.push(u32::try_from(pieces.len()).map_err(|_| too_many(pieces.len()))?);
+/// What tokens stand for, one after the other, and where each ends.
+fn spelled(texts: &Strings, attrs: &[u8], kind: Kind) -> Result<(Vec<u8>, Vec<u32>), Error> {
+    let alphabet = matches!(kind, Kind::Bpe(_)).then(Alphabet::new);
+    let mut pieces = Vec::with_capacity(texts.len() * 8);
+    let mut ends = Vec::with_capacity(texts.len());
+    for ((id, text), &attr) in (0u32..).zip(texts.iter()).zip(attrs) {
+        match (attr, &alphabet) {
+            (attr::NORMAL, Some(alphabet)) => alphabet.decode(text, &mut pieces),
+            (attr::NORMAL, None) => unescape(text, &mut pieces),
+            (attr::BYTE, _) => pieces.push(byte_of(id, text)?),
+            (a, _) if a & attr::SPECIAL != 0 => pieces.extend_from_slice(text.as_bytes()),
+            // Unused tokens stand for nothing.
+            _ => {}
         }
-        (self.pieces, self.piece_ends) = (pieces, ends);
-        Ok(())
+        ends.push(u32::try_from(pieces.len()).map_err(|_| too_many(pieces.len()))?);
     }
+    Ok((pieces, ends))
 }
 
 fn too_many(found: usize) -> Error {

@@ -150,6 +150,14 @@ fn values() {
     let file = File::empty().entry("k", 8, &[1, 0, 0, 0, 0, 0, 0, 0, 0xff]);
     let expected = Fault::NotUtf8 { field: owned("metadata key `k`"), offset: 45 };
     is_bad(&file.build(), &expected, "metadata key `k` at byte 45 is not UTF-8");
+    // The second array is whole characters, but no string of it is.
+    for (bytes, index, offset) in [([b'a', 0xff], 1, 66), ([0xc3, 0xa9], 0, 57)] {
+        let elements = bytes.map(|byte| [1, 0, 0, 0, 0, 0, 0, 0, byte]);
+        let file = File::empty().entry("k", 9, &array(8, 2, elements.as_flattened()));
+        let field = format!("element {index} of metadata key `k`");
+        let names = format!("{field} at byte {offset} is not UTF-8");
+        is_bad(&file.build(), &Fault::NotUtf8 { field, offset }, &names);
+    }
     let file = sound().entry("u8", 0, &[1]);
     is_bad(&file.build(), &Fault::DuplicateKey { key: owned("u8") }, "key `u8` occurs twice");
 }
