@@ -16,7 +16,7 @@ use super::tiles::{PAIR_BYTES, PromptKernels};
 use super::units::{Packed, each};
 use crate::format::Format;
 use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
-use crate::simd::pairs;
+use crate::simd::{cache, pairs};
 use std::arch::x86_64::*;
 
 pub(super) fn kernels<F: Packed>() -> PromptKernels {
@@ -287,18 +287,19 @@ impl Halves for Bf16 {
 unsafe fn unpack_rows<H: Halves>(rows: *const u8, units: usize, which: usize, to: *mut u8) {
     for block in 0..units {
         let at = rows.wrapping_add(2 * BLOCK * block);
+        let next_tile = rows.wrapping_add(2 * BLOCK * TILE_ROWS * (units + block));
         let to = to.wrapping_add(block * PAIR_BYTES + 64 * which);
         // SAFETY: the caller's.
-        unsafe { unpack_columns::<H>(at, 2 * BLOCK * units, to) };
+        unsafe { unpack_columns::<H>(at, 2 * BLOCK * units, next_tile, to) };
     }
 }
 
 /// Unpacks 64 columns of 16 rows. Everything after the transposition is done for all rows at once.
 ///
 /// # Safety
-/// As for [`unpack_rows`]: rows are `stride` bytes apart.
+/// As for [`unpack_rows`]: rows are `stride` bytes apart. At `ahead` is what will be wanted next, if anything.
 #[inline(always)]
-unsafe fn unpack_columns<H: Halves>(rows: *const u8, stride: usize, to: *mut u8) {
+unsafe fn unpack_columns<H: Halves>(rows: *const u8, stride: usize, ahead: *const u8, to: *mut u8) {
     // SAFETY: the caller's; only called from a function with the features.
     unsafe {
         let pairs = each!([0, 64], |at| {
@@ -320,6 +321,8 @@ unsafe fn unpack_columns<H: Halves>(rows: *const u8, stride: usize, to: *mut u8)
         _mm512_store_ps(to.add(SCALES * BOTH).cast(), scale);
         let mut products = _mm512_setzero_si512();
         for (i, pairs) in pairs.as_flattened().as_chunks::<2>().0.iter().enumerate() {
+            // 16 rows are too many streams for the processor's own prefetching. Spread out, so that none waits for another.
+            cache::expect_all(ahead.wrapping_add(2 * 64 * i), 2 * 64);
             let words = |x| _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
             let both = |first, second| {
                 _mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32::<16>(second))

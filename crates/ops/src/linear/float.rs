@@ -8,7 +8,7 @@
 //! The loop is written once, over [`Vector`]; a family compiles it with its instructions and the block that fits its registers.
 #![expect(unsafe_code, reason = "a CPU kernel: reads rows through raw pointers")]
 use crate::format::Format;
-use crate::simd::{Family, Vector};
+use crate::simd::{Family, Vector, cache};
 
 /// Rows of weights as bytes and rows of x, `columns` each; `row` has room for one row of numbers.
 pub(super) struct Operands<'a> {
@@ -100,6 +100,9 @@ fn dot(w: &[f32], x: &[f32]) -> f32 {
     let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| w * x).sum();
     lanes.iter().sum::<f32>() + rest
 }
+
+/// So far ahead of a row that continues an answer memory is asked for: a processor's own prefetching stops at every page.
+const AHEAD_BYTES: usize = 4096;
 
 /// How a format's numbers are read.
 trait Load {
@@ -236,6 +239,12 @@ unsafe fn block<V: Vector, W: Load, const R: usize, const T: usize, const U: usi
     let mut c = 0;
     let whole = at.columns - at.columns % (V::LANES * U);
     while c < whole {
+        if U > 1 {
+            for r in 0..R {
+                let weight = at.weight.wrapping_add((r * at.columns + c) * W::BYTES);
+                cache::expect_all(weight.wrapping_add(AHEAD_BYTES), V::LANES * U * W::BYTES);
+            }
+        }
         for (u, sums) in sums.iter_mut().enumerate() {
             // SAFETY: U registers of columns are left.
             unsafe { step::<V, W, R, T>(at, c + V::LANES * u, V::LANES, sums) };

@@ -169,6 +169,9 @@ impl Part<'_> {
         let PromptKernels { unpack, .. } = self.prompt_kernels();
         assert_eq!(pair.len(), self.columns / words::BLOCK * PAIR_BYTES, "a pair of tiles");
         let Weights { tiles, rows, ready } = &self.weights;
+        if index >= *ready && index + 1 < self.tiles {
+            cache::touch(self.part(index + 1, rows));
+        }
         if !is_float(self.format) || index >= *ready {
             let tile = self.tile(index, room).as_ptr();
             // SAFETY: the kernels are the host's; the tile is whole, and there is room for its blocks.

@@ -33,6 +33,15 @@ pub(crate) fn expect_all(at: *const u8, bytes: usize) {
     }
 }
 
+/// Brings the pages of a mapped file to this process, without which [`expect`] does nothing. Linux maps so many bytes around one
+/// that is read.
+pub(crate) fn touch(bytes: &[u8]) {
+    const AROUND: usize = 64 << 10;
+    for byte in bytes.iter().step_by(AROUND).chain(bytes.last()) {
+        std::hint::black_box(*byte);
+    }
+}
+
 /// Bytes of the data cache next to a core; 0 where the processor does not say.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn first_level_bytes() -> usize {
