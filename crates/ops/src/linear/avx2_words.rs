@@ -7,7 +7,7 @@ use super::avx2::{Avx2, float, word};
 use super::tile_words::{self, BOTH, SCALES, STEPS, WordRegisters};
 use super::tiles::{PAIR_BYTES, PromptKernels};
 use super::units::{Packed, each};
-use crate::quantize::words::{BLOCK_BYTES, TOKENS};
+use crate::quantize::words::{BLOCK_BYTES, SECTION, TOKENS};
 use std::arch::x86_64::*;
 
 /// With room for codes of 8 bits.
@@ -41,9 +41,16 @@ unsafe fn multiply(
         let (weights, x) =
             (weights.wrapping_add(64 * which), x.wrapping_add(group * blocks * BLOCK_BYTES));
         let mut total = [[_mm256_setzero_ps(); 2]; TOKENS];
-        for b in 0..blocks {
+        for first in (0..blocks).step_by(SECTION) {
             // SAFETY: the caller says how many blocks there are.
-            unsafe { add_block(weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES), &mut total) };
+            unsafe {
+                let mut sums = [[_mm256_setzero_si256(); 2]; TOKENS];
+                for b in first..(first + SECTION).min(blocks) {
+                    add_block(weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES), &mut sums);
+                }
+                let (weights, x) = (weights.add(first * PAIR_BYTES), x.add(first * BLOCK_BYTES));
+                add_scaled(sums, weights, x, &mut total);
+            }
         }
         for (t, total) in total.iter().enumerate() {
             for (half, total) in total.iter().enumerate() {
@@ -55,15 +62,17 @@ unsafe fn multiply(
     }
 }
 
-/// Adds the products of a block of one tile, per token and half of the rows.
+/// Integer sums of a section of one tile, per token and half of the rows.
+type Sums = [[__m256i; 2]; TOKENS];
+
+/// Adds the products of a block.
 ///
 /// # Safety
 /// As for [`multiply`]: a block of each can be read.
 #[inline(always)]
-unsafe fn add_block(weights: *const u8, x: *const u8, total: &mut [[__m256; 2]; TOKENS]) {
+unsafe fn add_block(weights: *const u8, x: *const u8, sums: &mut Sums) {
     // SAFETY: the caller's; only called from a function with the features.
     unsafe {
-        let mut sums = [[_mm256_setzero_si256(); 2]; TOKENS];
         for step in 0..STEPS {
             let w = halves(weights, step);
             for (t, sums) in sums.iter_mut().enumerate() {
@@ -71,6 +80,22 @@ unsafe fn add_block(weights: *const u8, x: *const u8, total: &mut [[__m256; 2]; 
                 *sums = each!([0, 1], |i| Words::add_products(sums[i], w[i], x));
             }
         }
+    }
+}
+
+/// Adds the sums of a section in units of its scales, which are in its first block.
+///
+/// # Safety
+/// As for [`add_block`].
+#[inline(always)]
+unsafe fn add_scaled(
+    sums: Sums,
+    weights: *const u8,
+    x: *const u8,
+    total: &mut [[__m256; 2]; TOKENS],
+) {
+    // SAFETY: the caller's; only called from a function with the features.
+    unsafe {
         let scales = halves(weights, SCALES).map(|scales| _mm256_castsi256_ps(scales));
         for (t, (total, sums)) in total.iter_mut().zip(sums).enumerate() {
             let scale = float(x, 4 * (TOKENS * SCALES + t));

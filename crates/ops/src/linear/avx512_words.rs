@@ -15,7 +15,7 @@ use super::tile_words::{self, BOTH, ODD, SCALES, STARTS, STEPS, WORD_MAX, WordRe
 use super::tiles::{PAIR_BYTES, PromptKernels};
 use super::units::{Packed, each};
 use crate::format::Format;
-use crate::quantize::words::{BLOCK, BLOCK_BYTES, TOKENS};
+use crate::quantize::words::{BLOCK, BLOCK_BYTES, SECTION, TOKENS};
 use crate::simd::{cache, pairs};
 use std::arch::x86_64::*;
 
@@ -137,11 +137,16 @@ unsafe fn multiply<const PAIRS: bool>(
     for group in 0..groups {
         let x = x.wrapping_add(group * blocks * BLOCK_BYTES);
         let mut total = [[_mm512_setzero_ps(); 2]; TOKENS];
-        for b in 0..blocks {
+        for first in (0..blocks).step_by(SECTION) {
             // SAFETY: the caller says how many blocks there are.
             unsafe {
-                let (weights, x) = (weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES));
-                add_scaled(sums::<PAIRS>(weights, x), weights, x, &mut total);
+                let of_section = (weights.add(first * PAIR_BYTES), x.add(first * BLOCK_BYTES));
+                let mut sums = starts::<PAIRS>(of_section.0, of_section.1);
+                for b in first..(first + SECTION).min(blocks) {
+                    let (weights, x) = (weights.add(b * PAIR_BYTES), x.add(b * BLOCK_BYTES));
+                    add_block::<PAIRS>(weights, x, &mut sums);
+                }
+                add_scaled(sums, of_section.0, of_section.1, &mut total);
             }
         }
         for (t, total) in total.iter().enumerate() {
@@ -155,13 +160,15 @@ unsafe fn multiply<const PAIRS: bool>(
     }
 }
 
-/// Integer sums of a block, per token and tile.
+/// Integer sums of a section, per token and tile.
 type Sums = [[__m512i; 2]; TOKENS];
 
+/// Where the sums of a section start, whose first blocks these are.
+///
 /// # Safety
 /// As for [`multiply`]: a block of each can be read.
 #[inline(always)]
-unsafe fn sums<const PAIRS: bool>(weights: *const u8, x: *const u8) -> Sums {
+unsafe fn starts<const PAIRS: bool>(weights: *const u8, x: *const u8) -> Sums {
     // SAFETY: the caller's; only called from a function with the features.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; TOKENS];
@@ -172,6 +179,18 @@ unsafe fn sums<const PAIRS: bool>(weights: *const u8, x: *const u8) -> Sums {
                 *sums = each!([0, 1], |i| _mm512_add_epi32(starts[i], start));
             }
         }
+        sums
+    }
+}
+
+/// Adds the products of a block.
+///
+/// # Safety
+/// As for [`multiply`]: a block of each can be read.
+#[inline(always)]
+unsafe fn add_block<const PAIRS: bool>(weights: *const u8, x: *const u8, sums: &mut Sums) {
+    // SAFETY: the caller's; only called from a function with the features.
+    unsafe {
         // Two steps per turn: in a longer run LLVM takes `vpdpwssd` apart into a product and a sum, for their latency.
         for step in 0..STEPS / 2 {
             let first = 2 * step - step % ODD;
@@ -183,10 +202,11 @@ unsafe fn sums<const PAIRS: bool>(weights: *const u8, x: *const u8) -> Sums {
                 });
             }
         }
-        sums
     }
 }
 
+/// Adds the sums of a section in units of its scales, which are in its first block.
+///
 /// # Safety
 /// As for [`multiply`]: a block of each can be read.
 #[inline(always)]
@@ -285,56 +305,102 @@ impl Halves for Bf16 {
 /// As [`unpack`]; the rows have `units` times 64 numbers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn unpack_rows<H: Halves>(rows: *const u8, units: usize, which: usize, to: *mut u8) {
-    for block in 0..units {
-        let at = rows.wrapping_add(2 * BLOCK * block);
-        let next_tile = rows.wrapping_add(2 * BLOCK * TILE_ROWS * (units + block));
-        let to = to.wrapping_add(block * PAIR_BYTES + 64 * which);
+    for first in (0..units).step_by(SECTION) {
+        let section = Section {
+            rows: rows.wrapping_add(2 * BLOCK * first),
+            stride: 2 * BLOCK * units,
+            blocks: SECTION.min(units - first),
+        };
+        let next_tile = rows.wrapping_add(2 * BLOCK * TILE_ROWS * (units + first));
+        let to = to.wrapping_add(first * PAIR_BYTES + 64 * which);
         // SAFETY: the caller's.
-        unsafe { unpack_columns::<H>(at, 2 * BLOCK * units, next_tile, to) };
+        unsafe { section.unpack::<H>(next_tile, to) };
     }
 }
 
-/// Unpacks 64 columns of 16 rows. Everything after the transposition is done for all rows at once.
-///
-/// # Safety
-/// As for [`unpack_rows`]: rows are `stride` bytes apart. At `ahead` is what will be wanted next, if anything.
-#[inline(always)]
-unsafe fn unpack_columns<H: Halves>(rows: *const u8, stride: usize, ahead: *const u8, to: *mut u8) {
-    // SAFETY: the caller's; only called from a function with the features.
-    unsafe {
-        let pairs = each!([0, 64], |at| {
-            let mut half = [_mm512_setzero_si512(); TILE_ROWS];
-            for (r, row) in half.iter_mut().enumerate() {
-                *row = _mm512_loadu_si512(rows.add(r * stride + at).cast());
+/// Some columns of 16 rows of numbers.
+#[derive(Clone, Copy)]
+struct Section {
+    rows: *const u8,
+    /// Bytes from row to row.
+    stride: usize,
+    /// Of 64 columns each.
+    blocks: usize,
+}
+
+impl Section {
+    /// 32 columns of the rows.
+    ///
+    /// # Safety
+    /// The rows can be read; called from functions with the features.
+    #[inline(always)]
+    unsafe fn half(self, half: usize) -> [__m512i; TILE_ROWS] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut rows = [_mm512_setzero_si512(); TILE_ROWS];
+            for (r, row) in rows.iter_mut().enumerate() {
+                let at = self.rows.add(r * self.stride + 64 * half);
+                *row = _mm512_loadu_si512(at.cast());
             }
-            transposed(half)
-        });
-        let mut largest = _mm512_setzero_si512();
-        for pairs in pairs.as_flattened() {
-            let magnitudes = _mm512_and_si512(*pairs, _mm512_set1_epi16(0x7fff));
-            largest = _mm512_max_epu16(largest, magnitudes);
+            rows
         }
-        let largest = _mm512_max_ps(H::even(largest), H::odd(largest));
-        let some = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(largest, _mm512_setzero_ps());
-        let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WORD_MAX), largest);
-        let scale = _mm512_div_ps(largest, _mm512_set1_ps(WORD_MAX));
-        _mm512_store_ps(to.add(SCALES * BOTH).cast(), scale);
-        let mut products = _mm512_setzero_si512();
-        for (i, pairs) in pairs.as_flattened().as_chunks::<2>().0.iter().enumerate() {
-            // 16 rows are too many streams for the processor's own prefetching. Spread out, so that none waits for another.
-            cache::expect_all(ahead.wrapping_add(2 * 64 * i), 2 * 64);
-            let words = |x| _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
-            let both = |first, second| {
-                _mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32::<16>(second))
-            };
-            let even = both(words(H::even(pairs[0])), words(H::even(pairs[1])));
-            let odd = both(words(H::odd(pairs[0])), words(H::odd(pairs[1])));
-            let step = 2 * i - i % ODD;
-            _mm512_store_si512(to.add(BOTH * step).cast(), even);
-            _mm512_store_si512(to.add(BOTH * (step + ODD)).cast(), odd);
-            products = _mm512_dpwssd_epi32(products, even, odd);
+    }
+
+    /// The largest magnitude of each row.
+    ///
+    /// # Safety
+    /// As for [`Self::half`].
+    #[inline(always)]
+    unsafe fn largest<H: Halves>(self) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut largest = [_mm512_setzero_si512(); TILE_ROWS];
+            for half in 0..2 * self.blocks {
+                for (largest, row) in largest.iter_mut().zip(self.half(half)) {
+                    let magnitudes = _mm512_and_si512(row, _mm512_set1_epi16(0x7fff));
+                    *largest = _mm512_max_epu16(*largest, magnitudes);
+                }
+            }
+            let zero = _mm512_setzero_si512();
+            let of_rows = transposed(largest).into_iter().fold(zero, |a, b| _mm512_max_epu16(a, b));
+            _mm512_max_ps(H::even(of_rows), H::odd(of_rows))
         }
-        Avx512::store(Avx512::negative_integers(products), to.add(STARTS * BOTH));
+    }
+
+    /// Everything after the transposition is done for all rows at once. At `ahead` is what will be wanted next, if anything.
+    ///
+    /// # Safety
+    /// As for [`Self::half`]; `to` has room for as many blocks of a pair, on a boundary of 64 bytes.
+    #[inline(always)]
+    unsafe fn unpack<H: Halves>(self, ahead: *const u8, to: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe {
+            let largest = self.largest::<H>();
+            let some = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(largest, _mm512_setzero_ps());
+            let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WORD_MAX), largest);
+            let scale = _mm512_div_ps(largest, _mm512_set1_ps(WORD_MAX));
+            _mm512_store_ps(to.add(SCALES * BOTH).cast(), scale);
+            let mut products = _mm512_setzero_si512();
+            for half in 0..2 * self.blocks {
+                let to = to.add(half / 2 * PAIR_BYTES + half % 2 * (STEPS / 2 * BOTH));
+                let pairs = transposed(self.half(half));
+                for (i, pairs) in pairs.as_chunks::<2>().0.iter().enumerate() {
+                    // 16 rows are too many streams for the processor's own prefetching. Spread out, so that none waits for another.
+                    cache::expect_all(ahead.wrapping_add(2 * 64 * (8 * half + i)), 2 * 64);
+                    let words = |x| _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+                    let both = |first, second| {
+                        _mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32::<16>(second))
+                    };
+                    let even = both(words(H::even(pairs[0])), words(H::even(pairs[1])));
+                    let odd = both(words(H::odd(pairs[0])), words(H::odd(pairs[1])));
+                    let step = 2 * i - i % ODD;
+                    _mm512_store_si512(to.add(BOTH * step).cast(), even);
+                    _mm512_store_si512(to.add(BOTH * (step + ODD)).cast(), odd);
+                    products = _mm512_dpwssd_epi32(products, even, odd);
+                }
+            }
+            Avx512::store(Avx512::negative_integers(products), to.add(STARTS * BOTH));
+        }
     }
 }
 
@@ -374,7 +440,8 @@ mod tests {
     use crate::conformance::Random;
     use crate::simd::Family;
 
-    const BLOCKS: usize = 3;
+    /// A whole section and half of one.
+    const BLOCKS: usize = 6;
 
     /// What lies on a boundary of 64 bytes.
     #[repr(align(64))]
@@ -403,14 +470,16 @@ mod tests {
             [self.words[at], self.words[at + 1]].map(i64::from)
         }
 
-        /// Minus the products of columns that lie beside each other.
-        fn start(&self, block: usize, lane: usize) -> i32 {
+        /// Minus the products of columns of a section that lie beside each other.
+        fn start(&self, first: usize, lane: usize) -> i32 {
             let even = (0..STEPS).filter(|step| step % (2 * ODD) < ODD);
-            let product = |step| {
+            let product = |(block, step)| {
                 let [a, b] = [step, step + ODD].map(|step| self.step(block, step, lane));
                 a[0] * b[0] + a[1] * b[1]
             };
-            i32::try_from(-even.map(product).sum::<i64>()).expect("at most 32 * 8191 * 8191")
+            let places =
+                section(first).flat_map(|block| even.clone().map(move |step| (block, step)));
+            i32::try_from(-places.map(product).sum::<i64>()).expect("at most 128 * 4095^2")
         }
 
         fn image(&self) -> Vec<Line> {
@@ -419,6 +488,10 @@ mod tests {
                 let words = 2 * STEPS * self.lanes;
                 let words = &self.words[block * words..(block + 1) * words];
                 bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+                if block % SECTION > 0 {
+                    bytes.resize(bytes.len() + 8 * self.lanes, 0x7f);
+                    continue;
+                }
                 let scales = &self.scales[block * self.lanes..(block + 1) * self.lanes];
                 bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
                 let starts = (0..self.lanes).map(|lane| self.start(block, lane));
@@ -429,18 +502,23 @@ mod tests {
         }
     }
 
-    /// What the blocks give.
-    fn expected(weights: &Side, x: &Side, row: usize, token: usize) -> [f64; BLOCKS] {
-        let of_block = |block| {
-            let product = |step| {
+    fn section(first: usize) -> std::ops::Range<usize> {
+        first..(first + SECTION).min(BLOCKS)
+    }
+
+    /// What the sections give.
+    fn expected(weights: &Side, x: &Side, row: usize, token: usize) -> Vec<f64> {
+        let of_section = |first: usize| {
+            let product = |(block, step)| {
                 let (w, x) = (weights.step(block, step, row), x.step(block, step, token));
                 w[0] * x[0] + w[1] * x[1]
             };
-            let sum = i32::try_from((0..STEPS).map(product).sum::<i64>()).expect("fits");
-            let scales = (weights.scales[32 * block + row], x.scales[TOKENS * block + token]);
+            let places = section(first).flat_map(|block| (0..STEPS).map(move |step| (block, step)));
+            let sum = i32::try_from(places.map(product).sum::<i64>()).expect("fits");
+            let scales = (weights.scales[32 * first + row], x.scales[TOKENS * first + token]);
             f64::from(sum) * f64::from(scales.0) * f64::from(scales.1)
         };
-        std::array::from_fn(of_block)
+        (0..BLOCKS).step_by(SECTION).map(of_section).collect()
     }
 
     fn check(weights: &Side, x: &Side) {
@@ -459,7 +537,7 @@ mod tests {
             let expected = expected(weights, x, row, token);
             let (sum, size) = expected.iter().fold((0.0, 0.0), |(a, b), x| (a + x, b + x.abs()));
             for products in products {
-                // Each block is rounded three times, to 2^-24 of at most the size.
+                // Each section is rounded three times, to 2^-24 of at most the size.
                 let error = (f64::from(products[at]) - sum).abs();
                 assert!(error <= 1e-6 * size, "{} {sum}", products[at]);
             }
@@ -483,7 +561,7 @@ mod tests {
         };
         let scale = || random.borrow_mut().normals(1)[0];
         for _ in 0..8 {
-            check(&Side::new(32, word(4095), scale), &Side::new(TOKENS, word(8191), scale));
+            check(&Side::new(32, word(4095), scale), &Side::new(TOKENS, word(2047), scale));
         }
     }
 
@@ -493,7 +571,7 @@ mod tests {
             eprintln!("SKIPPED: products of words: this processor has no AVX-512 VNNI");
             return;
         }
-        for (w, x) in [(4095, 8191), (-4095, 8191), (4095, -8191), (-4095, -8191)] {
+        for (w, x) in [(4095, 2047), (-4095, 2047), (4095, -2047), (-4095, -2047)] {
             check(&Side::new(32, || w, || 1e-3), &Side::new(TOKENS, || x, || 1e-3));
         }
     }

@@ -11,10 +11,10 @@ use crate::{Activation, Hidden, Linear, Norm, NormKind, Ops, Weight};
 /// Sums of products of 2048 numbers in f32, of which the result may be a tenth.
 const EXACT: Tolerance = Tolerance::Max(1e-5);
 
-/// Prompts' tokens may be rounded more (see `quantize::words`): a weight to 1.5 / 4094 of its block's largest at most, with a
-/// standard deviation of about 0.5 / 4094 or 3e-4 of the weights' own (the largest of 64 is 2.4 of those, and groups with
-/// small scales lie beside it), an activation to 1e-4.
-const WORDS: Tolerance = Tolerance::Norm(6e-4);
+/// Prompts' tokens may be rounded more (see `quantize::words`): a weight to 1.5 / 4094 of its section's largest at most, with a
+/// standard deviation of about 0.5 / 4094 or 4e-4 of the weights' own (the largest of 256 is 2.8 of those, and groups with
+/// small scales lie beside it), an activation to 1.4e-4: 0.29 of a scale, which is 16 / 32752.
+const WORDS: Tolerance = Tolerance::Norm(8e-4);
 
 fn of(format: Format) -> Tolerance {
     if is_float(format) { FLOAT } else { INT16 }

@@ -18,6 +18,7 @@
 //! that of the second. [`place`] says where in its block a column is. A quad with more than 40 numbers to list has [`ABSENT`] for their count,
 //! and nothing else in it counts: its rows are read from the file.
 use super::pack::TILE_ROWS;
+use crate::quantize::words;
 use crate::simd::Family;
 use half::bf16;
 use std::ops::Range;
@@ -165,10 +166,13 @@ pub(super) fn multiply(family: Family, quad: Quad<'_>, x: &[f32]) -> [f32; ROWS]
     }
 }
 
-/// Bytes of scratch for [`expand`] and [`expand_unit`].
+/// Columns that are expanded together for a prompt: those that share a scale.
+pub(super) const SECTION_COLUMNS: usize = words::SECTION * words::BLOCK;
+
+/// Bytes of scratch for [`expand`] and [`expand_tile`].
 pub(super) const fn room_bytes(columns: usize) -> usize {
-    let (quad, unit) = (2 * ROWS * columns, 2 * TILE_ROWS * COLUMNS);
-    if quad > unit { quad } else { unit }
+    let (quad, tile) = (2 * ROWS * columns, 2 * TILE_ROWS * SECTION_COLUMNS);
+    if quad > tile { quad } else { tile }
 }
 
 /// Writes the columns of some units of four rows as the file has them.
@@ -198,22 +202,23 @@ fn expand_portably(quad: Quad<'_>, units: Range<usize>, rows: &mut [u8]) {
     }
 }
 
-/// Writes unit `unit` of a tile's rows as the file has it; `in_file` are those rows, of which only what the tile lacks is read.
-pub(super) fn expand_unit(
+/// Writes the columns of some units of a tile's rows as the file has them; `in_file` are those rows, of which only what the tile lacks
+/// is read.
+pub(super) fn expand_tile(
     family: Family,
     (tile, in_file): (&[u8], &[u8]),
-    unit: usize,
+    units: &Range<usize>,
     rows: &mut [u8],
 ) {
-    let row_bytes = in_file.len() / TILE_ROWS;
-    for (i, rows) in rows.chunks_exact_mut(2 * ROWS * COLUMNS).enumerate() {
+    let (row_bytes, bytes) = (in_file.len() / TILE_ROWS, 2 * COLUMNS * units.len());
+    for (i, rows) in rows.chunks_exact_mut(ROWS * bytes).enumerate() {
         if let Some(quad) = quad(tile, row_bytes / 2, i) {
-            expand(family, quad, unit..unit + 1, rows);
+            expand(family, quad, units.clone(), rows);
             continue;
         }
         let in_file = in_file[i * ROWS * row_bytes..].chunks_exact(row_bytes);
-        for (to, from) in rows.chunks_exact_mut(2 * COLUMNS).zip(in_file) {
-            to.copy_from_slice(&from[2 * COLUMNS * unit..][..2 * COLUMNS]);
+        for (to, from) in rows.chunks_exact_mut(bytes).zip(in_file) {
+            to.copy_from_slice(&from[2 * COLUMNS * units.start..][..bytes]);
         }
     }
 }
@@ -389,17 +394,18 @@ mod tests {
             numbers[4 * columns] = 0x7fc0;
             let in_file: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
             let tile = packed(family, &numbers);
-            let mut rows = vec![0xaa; 2 * TILE_ROWS * COLUMNS];
-            for unit in 0..columns / COLUMNS {
-                expand_unit(family, (&tile, &in_file), unit, &mut rows);
+            let units = columns / COLUMNS;
+            for first in (0..units).step_by(2) {
+                let some = first..(first + 2).min(units);
+                let bytes = 2 * COLUMNS * some.len();
+                let mut rows = vec![0xaa; TILE_ROWS * bytes];
+                expand_tile(family, (&tile, &in_file), &some, &mut rows);
                 let expected = in_file.chunks_exact(2 * columns);
-                for (r, (row, expected)) in rows.chunks_exact(2 * COLUMNS).zip(expected).enumerate()
-                {
-                    let expected = &expected[2 * COLUMNS * unit..][..2 * COLUMNS];
-                    assert!(row == expected, "{family}, {columns} columns, row {r}, unit {unit}");
+                for (r, (row, expected)) in rows.chunks_exact(bytes).zip(expected).enumerate() {
+                    let expected = &expected[2 * COLUMNS * first..][..bytes];
+                    assert!(row == expected, "{family}, {columns} columns, row {r}, {some:?}");
                 }
             }
-            let units = columns / COLUMNS;
             let mut rows = vec![0xaa; 2 * ROWS * columns];
             expand(family, quad(&tile, columns, 2).expect("there"), 0..units, &mut rows);
             assert!(rows == in_file[16 * columns..24 * columns], "{family}, {columns} columns");

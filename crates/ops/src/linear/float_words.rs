@@ -1,6 +1,6 @@
 //! Prompts with F16 and BF16 weights as words (see [`crate::quantize::words`]): twice the products per instruction that f32
-//! allows, and more where sums replace products (`avx512_words`). A weight is rounded to 1/8188 of the largest of its 64
-//! neighbours in the row.
+//! allows, and more where sums replace products (`avx512_words`). A weight is rounded to 1/8188 of the largest of its
+//! section of 256 columns in the row.
 //!
 //! Rows that continue an answer stay in f32: [`super::cpu`]. Those of prompts go the way of packed tiles, since 16 rows as in the
 //! file are a tile of their own kind.

@@ -2,9 +2,9 @@
 //!
 //! Kernels of tiles multiply an activation's two int8 levels with codes of 4 to 8 bits: exact, but each scale of 32 columns costs a
 //! product and a sum beside 16 dot products, and so does each minimum. A prompt meets every weight hundreds of times, so here two
-//! tiles are unpacked once per chunk of tokens into words with one scale per row and 64 columns, `w = scale * word`,
-//! |word| <= 4095. That rounds a weight to 1/8190 of its block's largest and an activation to 1/16382 (see
-//! [`crate::quantize::words`]); 4095 * 8191 * 64 stays below 2^31.
+//! tiles are unpacked once per chunk of tokens into words with one scale per row and section of 256 columns, `w = scale * word`,
+//! |word| <= 4095. That rounds a weight to 1/8190 of its section's largest. Sums of a section's products stay below 2^31: see
+//! [`crate::quantize::words`].
 //!
 //! A block of 64 columns of two unpacked tiles:
 //!
@@ -13,14 +13,14 @@
 //! ```
 //!
 //! A step is two columns of 16 rows, in the order that costs unpacking least: of each 4 columns the even ones, then the odd ones
-//! (`quantize::words` has the same order). A start is minus the sum of the products of the two columns beside each other, for
-//! families whose kernels turn products into sums.
+//! (`quantize::words` has the same order). A start is minus the sum of the products of the two columns beside each other in a
+//! section, for families whose kernels turn products into sums. Scales and starts are in a section's first block.
 #![expect(unsafe_code, reason = "a CPU kernel: streams tiles through raw pointers")]
 use super::pack::TILE_ROWS;
 use super::tiles::PAIR_BYTES;
 use super::units::{At, Packed, Registers, bias, codes, each, groups, mins, scales, unit_of};
 use crate::format::Format;
-use crate::quantize::words::BLOCK;
+use crate::quantize::words::{BLOCK, SECTION};
 
 /// Largest word of a weight before its three roundings.
 pub(super) const WORD_MAX: f32 = 4094.0;
@@ -74,44 +74,58 @@ pub(super) unsafe fn unpack<R: WordRegisters, F: Packed>(
     which: usize,
     to: *mut u8,
 ) {
-    let unit_size = const { unit_of::<F>() };
-    let mut to = to.wrapping_add(64 * which);
-    for u in 0..units {
-        let pointer = tile.wrapping_add(u * unit_size.bytes);
-        for block in (0..unit_size.columns / 32).step_by(2) {
-            for part in 0..const { TILE_ROWS / R::ROWS } {
-                let to = to.wrapping_add(4 * R::ROWS * part);
-                // SAFETY: the caller says how many units there are, and that blocks have room.
-                unsafe { unpack_block::<R, F>(At { pointer, part }, block, to) };
-            }
-            to = to.wrapping_add(PAIR_BYTES);
+    let of_a_unit = const { blocks_of_a_unit::<F>() };
+    let blocks = units * of_a_unit;
+    for first in (0..blocks).step_by(SECTION) {
+        let pointer = tile.wrapping_add(first / of_a_unit * const { unit_of::<F>() }.bytes);
+        let to = to.wrapping_add(first * PAIR_BYTES + 64 * which);
+        for part in 0..const { TILE_ROWS / R::ROWS } {
+            let (unit, to) = (At { pointer, part }, to.wrapping_add(4 * R::ROWS * part));
+            // SAFETY: the caller says how many units there are, and that blocks have room.
+            unsafe { unpack_section::<R, F>(unit, SECTION.min(blocks - first), to) };
         }
     }
 }
 
-/// Unpacks 64 columns from block `block` of 32 columns on.
+/// Blocks of 64 columns of a unit.
+const fn blocks_of_a_unit<F: Packed>() -> usize {
+    let blocks = unit_of::<F>().columns / BLOCK;
+    assert!(blocks == 1 || blocks == SECTION, "a section begins with a unit");
+    blocks
+}
+
+/// Unpacks the blocks of a section, which begins with this unit.
 ///
 /// # Safety
 /// As for [`unpack`].
 #[inline(always)]
-unsafe fn unpack_block<R: WordRegisters, F: Packed>(unit: At, block: usize, to: *mut u8) {
+unsafe fn unpack_section<R: WordRegisters, F: Packed>(unit: At, blocks: usize, to: *mut u8) {
+    // The unit that 32 columns of the section are in, and where there.
+    let place = |half: usize| {
+        let of_a_unit = const { 2 * blocks_of_a_unit::<F>() };
+        let at = half / of_a_unit * const { unit_of::<F>() }.bytes;
+        (At { pointer: unit.pointer.wrapping_add(at), ..unit }, half % of_a_unit)
+    };
     // SAFETY: the caller's.
     unsafe {
-        let (scales_a, scales_b) = (scales::<R, F>(unit, block), scales::<R, F>(unit, block + 1));
-        let (offsets_a, offsets_b) =
-            (offsets::<R, F>(unit, block, scales_a), offsets::<R, F>(unit, block + 1, scales_b));
-        let largest = R::larger_magnitude(
-            largest::<R, F>(scales_a, offsets_a),
-            largest::<R, F>(scales_b, offsets_b),
-        );
-        let inverse = R::quotient_or_zero(R::numbers(WORD_MAX), largest);
-        let scale = R::multiply(largest, R::numbers(1.0 / WORD_MAX));
+        let mut of_all = R::numbers(0.0);
+        for (unit, block) in (0..2 * blocks).map(place) {
+            let scales = scales::<R, F>(unit, block);
+            let offsets = offsets::<R, F>(unit, block, scales);
+            of_all = R::larger_magnitude(of_all, largest::<R, F>(scales, offsets));
+        }
+        let inverse = R::quotient_or_zero(R::numbers(WORD_MAX), of_all);
+        let scale = R::multiply(of_all, R::numbers(1.0 / WORD_MAX));
         R::store_numbers(scale, to.add(SCALES * BOTH));
-        let products = R::integers();
-        let first = codes::<R, F>(unit, block);
-        let products = half::<R, F>(first, scales_a, offsets_a, inverse, (to, products));
-        let second = (codes::<R, F>(unit, block + 1), to.add(STEPS / 2 * BOTH));
-        let products = half::<R, F>(second.0, scales_b, offsets_b, inverse, (second.1, products));
+        let mut products = R::integers();
+        for i in 0..2 * blocks {
+            let (unit, block) = place(i);
+            let scales = scales::<R, F>(unit, block);
+            let offsets = offsets::<R, F>(unit, block, scales);
+            let to = to.add(i / 2 * PAIR_BYTES + i % 2 * (STEPS / 2 * BOTH));
+            let codes = codes::<R, F>(unit, block);
+            products = half::<R, F>(codes, scales, offsets, inverse, (to, products));
+        }
         if const { R::STARTS } {
             R::store(R::negative_integers(products), to.add(STARTS * BOTH));
         }

@@ -178,12 +178,14 @@ impl Part<'_> {
             return unsafe { unpack(tile, self.units, which, pair.as_mut_ptr()) };
         }
         let tile = (self.part(index, tiles), self.part(index, rows));
-        let room = &mut room[..2 * TILE_ROWS * dense::COLUMNS];
-        let blocks = dense::COLUMNS / words::BLOCK;
-        for (unit, pair) in pair.chunks_exact_mut(blocks * PAIR_BYTES).enumerate() {
-            dense::expand_unit(self.family, tile, unit, room);
-            // SAFETY: as above; a unit of so many blocks is a tile as well.
-            unsafe { unpack(room.as_ptr(), blocks, which, pair.as_mut_ptr()) };
+        for (i, pair) in pair.chunks_mut(words::SECTION * PAIR_BYTES).enumerate() {
+            let (first, blocks) = (i * dense::SECTION_COLUMNS, pair.len() / PAIR_BYTES);
+            let columns = blocks * words::BLOCK;
+            let units = first / dense::COLUMNS..(first + columns) / dense::COLUMNS;
+            let rows = &mut room[..2 * TILE_ROWS * columns];
+            dense::expand_tile(self.family, tile, &units, rows);
+            // SAFETY: as above; so many columns are a tile as well.
+            unsafe { unpack(rows.as_ptr(), blocks, which, pair.as_mut_ptr()) };
         }
     }
 
