@@ -96,6 +96,8 @@ const WORDS_BYTES_IN_CACHE: usize = 6 << 20;
 /// With so many tiles of tokens for each thread, every thread begins with its own instead of its own weights: those that it quantizes
 /// as well, so that little passes from core to core, which takes long where cores share no cache. All weights are unpacked by each.
 const OWN_TILES: usize = 16;
+/// But only if they stay in a core's second level cache. Others come from further away for every group of weights, whoever made them.
+const OWN_BYTES: usize = 896 << 10;
 
 /// Scratch of one thread for a pair of unpacked tiles.
 pub(super) fn words_scratch_bytes(family: Family, columns: u32) -> u32 {
@@ -397,7 +399,8 @@ impl Work<'_> {
         let exact = self.exact_tiles();
         let tiles = exact + prompt.div_ceil(TILE_TOKENS);
         let own = tiles.div_ceil(launch.threads);
-        let most = if own >= OWN_TILES { own } else { usize::MAX };
+        let stays = panel::tile_offset(own, self.columns) <= OWN_BYTES;
+        let most = if own >= OWN_TILES && stays { own } else { usize::MAX };
         let chunk = self.chunk_tiles(groups >= 8 * launch.threads).min(most);
         let mut products = [const { Products([0.0; TILE_TOKENS * TILE_ROWS]) }; 2];
         launch.pieces(groups * tiles.div_ceil(chunk), 1, |piece| {

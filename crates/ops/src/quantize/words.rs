@@ -71,17 +71,40 @@ pub(crate) fn quantize_group(
     }
 }
 
-/// How many tokens `x` has, and the mean and factor of each.
+/// A section of up to four tokens.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    /// `(tokens, columns)`
+    x: &'a [f32],
+    columns: usize,
+    norm: Option<RowNorm<'a>>,
+    /// The mean and factor of each token.
+    factors: [(f32, f32); TOKENS],
+    /// Where the section begins.
+    first: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<'a> Tokens<'a> {
+    /// Each token from the section on.
+    #[inline(always)]
+    fn rows(&self) -> impl Iterator<Item = &'a [f32]> {
+        let first = self.first;
+        self.x.chunks_exact(self.columns).map(move |row| &row[first..])
+    }
+}
+
+/// The mean and factor of each token of `x`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn factors(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>) -> (usize, [(f32, f32); TOKENS]) {
-    let tokens = x.len() / columns;
-    assert!((1..=TOKENS).contains(&tokens), "one group");
+fn factors(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>) -> [(f32, f32); TOKENS] {
+    assert!((1..=TOKENS).contains(&(x.len() / columns)), "one group");
     let mut factors = [(0.0, 0.0); TOKENS];
     for (factors, x) in factors.iter_mut().zip(x.chunks_exact(columns)) {
         *factors = moments(x, norm);
     }
-    (tokens, factors)
+    factors
 }
 
 /// The scale of a section whose largest magnitude is `max`; `squares` is the sum of squares of its numbers in units of that, in
@@ -111,7 +134,8 @@ fn write_scales(scales: [f32; TOKENS], to: &mut [u8; BLOCK_BYTES]) -> &mut [u8] 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512 {
     use super::{
-        BLOCK, BLOCK_BYTES, SECTION, TOKENS, factors, group_bytes, reciprocal, scale, write_scales,
+        BLOCK, BLOCK_BYTES, SECTION, TOKENS, Tokens, factors, group_bytes, reciprocal, scale,
+        write_scales,
     };
     use crate::quantize::panel::RowNorm;
     use crate::quantize::panel::avx512::normalized;
@@ -121,36 +145,48 @@ pub(crate) mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn group(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>, to: &mut [u8]) {
         assert_eq!(to.len(), group_bytes(columns), "one group");
-        let (tokens, factors) = factors(x, columns, norm);
+        let factors = factors(x, columns, norm);
         for (s, to) in to.chunks_mut(SECTION * BLOCK_BYTES).enumerate() {
-            let blocks = to.as_chunks_mut::<BLOCK_BYTES>().0;
-            let first = SECTION * BLOCK * s;
-            let mut words = [[_mm512_setzero_si512(); SECTION * BLOCK / 16]; TOKENS];
-            let mut scales = [0.0_f32; TOKENS];
-            for t in 0..tokens {
-                let x = &x[t * columns + first..][..BLOCK * blocks.len()];
-                let mut parts = [_mm512_setzero_ps(); SECTION * BLOCK / 16];
-                for (i, part) in parts.iter_mut().enumerate().take(x.len() / 16) {
-                    *part = normalized(&x[16 * i..], norm, factors[t], first + 16 * i);
-                }
-                (words[t], scales[t]) = section(parts);
+            let tokens = Tokens { x, columns, norm, factors, first: SECTION * BLOCK * s };
+            match to.len() / BLOCK_BYTES {
+                1 => section::<{ BLOCK / 16 }>(&tokens, to),
+                2 => section::<{ 2 * BLOCK / 16 }>(&tokens, to),
+                3 => section::<{ 3 * BLOCK / 16 }>(&tokens, to),
+                _ => section::<{ SECTION * BLOCK / 16 }>(&tokens, to),
             }
-            let mut products = _mm512_setzero_si512();
-            for (b, to) in blocks.iter_mut().enumerate() {
-                let of_block = BLOCK / 16 * b;
-                for i in 0..BLOCK / 16 {
-                    let words = words.each_ref().map(|words| words[of_block + i]);
-                    products = store(words, products, &mut to[128 * i..128 * (i + 1)]);
-                }
-            }
-            let [to, ..] = blocks else { unreachable!("chunks are not empty") };
-            store_starts(products, write_scales(scales, to));
         }
+    }
+
+    /// Quantizes a section of N times 16 columns of each token.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn section<const N: usize>(tokens: &Tokens<'_>, to: &mut [u8]) {
+        let Tokens { norm, factors, first, .. } = *tokens;
+        let mut twos = [[_mm512_setzero_si512(); TOKENS]; N];
+        let mut scales = [0.0_f32; TOKENS];
+        for (t, x) in tokens.rows().enumerate() {
+            let x = &x[..16 * N];
+            let mut parts = [_mm512_setzero_ps(); N];
+            for (i, part) in parts.iter_mut().enumerate() {
+                *part = normalized(&x[16 * i..], norm, factors[t], first + 16 * i);
+            }
+            let (words, scale) = words(parts);
+            scales[t] = scale;
+            for (twos, words) in twos.iter_mut().zip(words) {
+                twos[t] = in_twos(words);
+            }
+        }
+        let (blocks, mut products) = (to.as_chunks_mut::<BLOCK_BYTES>().0, _mm512_setzero_si512());
+        for (twos, to) in twos.as_chunks::<{ BLOCK / 16 }>().0.iter().zip(&mut *blocks) {
+            for (twos, to) in twos.iter().zip(to.as_chunks_mut().0) {
+                products = store(twos, products, to);
+            }
+        }
+        store_starts(products, write_scales(scales, &mut blocks[0]));
     }
 
     /// The words of a section in 32-bit lanes, and their scale.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn section<const N: usize>(x: [__m512; N]) -> ([__m512i; N], f32) {
+    fn words<const N: usize>(x: [__m512; N]) -> ([__m512i; N], f32) {
         let max = largest(x);
         let (unit, mut squares) = (_mm512_set1_ps(reciprocal(max)), _mm512_setzero_ps());
         for x in x {
@@ -158,7 +194,7 @@ pub(crate) mod avx512 {
             squares = _mm512_fmadd_ps(x, x, squares);
         }
         let scale = scale(max, _mm512_reduce_add_ps(squares));
-        (words(x, reciprocal(scale)), scale)
+        (integers(x, reciprocal(scale)), scale)
     }
 
     #[target_feature(enable = "avx512f")]
@@ -171,7 +207,7 @@ pub(crate) mod avx512 {
     }
 
     #[target_feature(enable = "avx512f")]
-    fn words<const N: usize>(x: [__m512; N], factor: f32) -> [__m512i; N] {
+    fn integers<const N: usize>(x: [__m512; N], factor: f32) -> [__m512i; N] {
         let (factor, mut words) = (_mm512_set1_ps(factor), [_mm512_setzero_si512(); N]);
         for (words, x) in words.iter_mut().zip(x) {
             *words = _mm512_cvtps_epi32(_mm512_mul_ps(x, factor));
@@ -184,7 +220,7 @@ pub(crate) mod avx512 {
     pub(crate) fn rounded<const N: usize>(x: [__m512; N], word_max: f32) -> ([__m512i; N], f32) {
         let max = largest(x);
         let factor = if max > 0.0 { word_max / max } else { 0.0 };
-        (words(x, factor), max / word_max)
+        (integers(x, factor), max / word_max)
     }
 
     /// Joins words of 16 columns in twos: in the low half of each four columns 0 and 2, then 1 and 3.
@@ -194,18 +230,13 @@ pub(crate) mod avx512 {
         _mm512_mask_blend_epi16(0xaaaa_aaaa, words, _mm512_slli_epi32::<16>(upper))
     }
 
-    /// Joins 16 columns in twos, puts the tokens beside each other, and adds the products of neighbours.
+    /// Puts 16 columns of the tokens beside each other, and adds the products of neighbours.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn store(words: [__m512i; TOKENS], products: __m512i, to: &mut [u8]) -> __m512i {
-        let mut twos = [_mm512_setzero_si512(); TOKENS];
-        for (twos, words) in twos.iter_mut().zip(words) {
-            *twos = in_twos(words);
-        }
+    fn store(twos: &[__m512i; TOKENS], products: __m512i, to: &mut [u8; 128]) -> __m512i {
         let first = _mm512_unpacklo_epi32(twos[0], twos[1]);
         let second = _mm512_unpacklo_epi32(twos[2], twos[3]);
         let even = _mm512_unpacklo_epi64(first, second);
         let odd = _mm512_unpackhi_epi64(first, second);
-        let to = &mut to[..128];
         // SAFETY: 128 bytes, and stores need no alignment.
         unsafe {
             _mm512_storeu_si512(to.as_mut_ptr().cast(), even);
@@ -235,7 +266,8 @@ pub(crate) mod avx512 {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use super::{
-        BLOCK, BLOCK_BYTES, SECTION, TOKENS, factors, group_bytes, reciprocal, scale, write_scales,
+        BLOCK, BLOCK_BYTES, SECTION, TOKENS, Tokens, factors, group_bytes, reciprocal, scale,
+        write_scales,
     };
     use crate::quantize::panel::RowNorm;
     use crate::quantize::panel::avx2::{largest, normalized};
@@ -245,35 +277,48 @@ mod avx2 {
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn group(x: &[f32], columns: usize, norm: Option<RowNorm<'_>>, to: &mut [u8]) {
         assert_eq!(to.len(), group_bytes(columns), "one group");
-        let (tokens, factors) = factors(x, columns, norm);
+        let factors = factors(x, columns, norm);
         for (s, to) in to.chunks_mut(SECTION * BLOCK_BYTES).enumerate() {
-            let blocks = to.as_chunks_mut::<BLOCK_BYTES>().0;
-            let first = SECTION * BLOCK * s;
-            let mut words = [[_mm256_setzero_si256(); SECTION * BLOCK / 8]; TOKENS];
-            let mut scales = [0.0_f32; TOKENS];
-            for t in 0..tokens {
-                let x = &x[t * columns + first..][..BLOCK * blocks.len()];
-                let mut parts = [_mm256_setzero_ps(); SECTION * BLOCK / 8];
-                for (i, part) in parts.iter_mut().enumerate().take(x.len() / 8) {
-                    *part = normalized(&x[8 * i..], norm, factors[t], first + 8 * i);
-                }
-                (words[t], scales[t]) = section(parts);
+            let tokens = Tokens { x, columns, norm, factors, first: SECTION * BLOCK * s };
+            match to.len() / BLOCK_BYTES {
+                1 => section::<{ BLOCK / 8 }>(&tokens, to),
+                2 => section::<{ 2 * BLOCK / 8 }>(&tokens, to),
+                3 => section::<{ 3 * BLOCK / 8 }>(&tokens, to),
+                _ => section::<{ SECTION * BLOCK / 8 }>(&tokens, to),
             }
-            for (b, to) in blocks.iter_mut().enumerate() {
-                let of_block = BLOCK / 8 * b;
-                for i in 0..BLOCK / 8 {
-                    let words = words.each_ref().map(|words| words[of_block + i]);
-                    store(words, &mut to[128 * (i / 2) + 32 * (i % 2)..]);
-                }
-            }
-            let [to, ..] = blocks else { unreachable!("chunks are not empty") };
-            write_scales(scales, to).fill(0);
         }
+    }
+
+    /// Quantizes a section of N times 8 columns of each token. Starts are 0.
+    #[target_feature(enable = "avx2,fma")]
+    fn section<const N: usize>(tokens: &Tokens<'_>, to: &mut [u8]) {
+        let Tokens { norm, factors, first, .. } = *tokens;
+        let mut twos = [[_mm256_setzero_si256(); TOKENS]; N];
+        let mut scales = [0.0_f32; TOKENS];
+        for (t, x) in tokens.rows().enumerate() {
+            let x = &x[..8 * N];
+            let mut parts = [_mm256_setzero_ps(); N];
+            for (i, part) in parts.iter_mut().enumerate() {
+                *part = normalized(&x[8 * i..], norm, factors[t], first + 8 * i);
+            }
+            let (words, scale) = words(parts);
+            scales[t] = scale;
+            for (twos, words) in twos.iter_mut().zip(words) {
+                twos[t] = in_twos(words);
+            }
+        }
+        let blocks = to.as_chunks_mut::<BLOCK_BYTES>().0;
+        for (twos, to) in twos.as_chunks::<{ BLOCK / 8 }>().0.iter().zip(&mut *blocks) {
+            for (i, twos) in twos.iter().enumerate() {
+                store(twos, &mut to[128 * (i / 2) + 32 * (i % 2)..]);
+            }
+        }
+        write_scales(scales, &mut blocks[0]).fill(0);
     }
 
     /// The words of a section in 32-bit lanes, and their scale.
     #[target_feature(enable = "avx2,fma")]
-    fn section<const N: usize>(x: [__m256; N]) -> ([__m256i; N], f32) {
+    fn words<const N: usize>(x: [__m256; N]) -> ([__m256i; N], f32) {
         let max = largest(x);
         let (unit, mut squares) = (_mm256_set1_ps(reciprocal(max)), _mm256_setzero_ps());
         for x in x {
@@ -298,13 +343,9 @@ mod avx2 {
         _mm256_blend_epi16::<0xaa>(words, _mm256_slli_epi32::<16>(upper))
     }
 
-    /// Joins 8 columns in twos and puts the tokens beside each other.
+    /// Puts 8 columns of the tokens beside each other.
     #[target_feature(enable = "avx2,fma")]
-    fn store(words: [__m256i; TOKENS], to: &mut [u8]) {
-        let mut twos = [_mm256_setzero_si256(); TOKENS];
-        for (twos, words) in twos.iter_mut().zip(words) {
-            *twos = in_twos(words);
-        }
+    fn store(twos: &[__m256i; TOKENS], to: &mut [u8]) {
         let first = _mm256_unpacklo_epi32(twos[0], twos[1]);
         let second = _mm256_unpacklo_epi32(twos[2], twos[3]);
         let even = _mm256_unpacklo_epi64(first, second);
