@@ -163,7 +163,7 @@ unsafe fn multiply<const PAIRS: bool>(
 /// Integer sums of a section, per token and tile.
 type Sums = [[__m512i; 2]; TOKENS];
 
-/// Where the sums of a section start, whose first blocks these are.
+/// Where the sums of a section start; these are its first blocks.
 ///
 /// # Safety
 /// As for [`multiply`]: a block of each can be read.

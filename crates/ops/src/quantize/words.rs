@@ -73,7 +73,6 @@ pub(crate) fn quantize_group(
 
 /// A section of up to four tokens.
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
 struct Tokens<'a> {
     /// `(tokens, columns)`
     x: &'a [f32],
